@@ -1,0 +1,218 @@
+// cam on the CPU: every channel's gradients are pooled and its activations added while they are in cache, then the
+// small map is finished and drawn. Activations and gradients are read once.
+#include <atomic>
+#include <cmath>
+
+#include "../check.hpp"
+#include "../rules.hpp"
+#include "resample.hpp"
+#include "sums.hpp"
+#include "tiles.hpp"
+
+namespace fusedcam::cpu {
+namespace {
+
+// map += sum over channels of apply(row, weight), one channel after the other; four at a time spares the map's
+// loads and stores and keeps that order.
+template <class Rule, class T>
+[[gnu::noinline]] void add_channels(T* __restrict map, Rows<T> rows, const T* weights, int64_t channels,
+                                    int64_t length) {
+    int64_t c = 0;
+    for (; c + 4 <= channels; c += 4) {
+        const T *r0 = rows[c], *r1 = rows[c + 1], *r2 = rows[c + 2], *r3 = rows[c + 3];
+        const T w0 = weights[c], w1 = weights[c + 1], w2 = weights[c + 2], w3 = weights[c + 3];
+        for (int64_t p = 0; p < length; ++p) {
+            T sum = map[p] + Rule::apply(r0[p], w0);
+            sum += Rule::apply(r1[p], w1);
+            sum += Rule::apply(r2[p], w2);
+            map[p] = sum + Rule::apply(r3[p], w3);
+        }
+    }
+    for (; c < channels; ++c)
+        for (int64_t p = 0; p < length; ++p) map[p] += Rule::apply(rows[c][p], weights[c]);
+}
+
+// An item is one image and a group of its classes, as many as keep the partial maps in cache.
+template <class Rule, class T>
+class Cam {
+  public:
+    explicit Cam(const CamCall& call)
+        : call_(call),
+          classes_(call.gradients.extent(1)),
+          channels_(call.activations.extent(1)),
+          pixels_(call.activations.extent(2) * call.activations.extent(3)),
+          block_(channel_block(channels_)),
+          blocks_(channels_ <= block_ ? 1 : (channels_ + block_ - 1) / block_),
+          group_(classes_ <= 1 ? 1 : std::clamp<int64_t>(65536 / pixels_, 1, classes_)),
+          groups_(group_ == classes_ ? 1 : (classes_ + group_ - 1) / group_),
+          grid_({call.activations.extent(2), call.activations.extent(3)}, {call.out.extent(-2), call.out.extent(-1)}),
+          activations_(call.activations),
+          gradients_(call.gradients),
+          constant_(no_step(3) && no_step(4)),
+          sums_size_(blocks_ * group_ * pixels_),
+          tile_size_(activations_.in_place() && (constant_ || gradients_.in_place()) ? 0 : TileReader<T>::buffer_size) {
+    }
+
+    void run() {
+        const int64_t items = call_.activations.extent(0) * groups_;
+        const int threads = call_.work < serial_below ? 1 : thread_count();
+        const auto whole_items = [&](int64_t begin, int64_t end) {
+            Workspace space(Workspace::bytes<T>(sums_size_) + scratch_bytes() + draw_bytes());
+            T *sums = space.take<T>(sums_size_), *wide = space.take<T>(grid_.wide_size()),
+              *row = space.take<T>(grid_.row_size());
+            const Scratch scratch = take_scratch(space);
+            for (int64_t i = begin; i < end; ++i) {
+                const Item item = item_at(i);
+                for (int64_t b = 0; b < blocks_; ++b) add_block(item, b, sums, scratch);
+                for (int64_t k = 0; k < item.classes; ++k) draw(item, k, sums, wide, row);
+            }
+        };
+        if (threads == 1)
+            whole_items(0, items);
+        else if (items >= threads)
+            parallel_ranges(items, whole_items);
+        else
+            for (int64_t i = 0; i < items; ++i) split_item(item_at(i), threads);
+        if (not_finite_.load(std::memory_order_relaxed))
+            refuse_value("cam: nan='raise' and the class activation maps hold NaN or infinity; nothing was returned");
+    }
+
+  private:
+    struct Item {
+        int64_t image, classes, map;  // `map` is the first class's place among all maps
+    };
+    struct Scratch {
+        T *weights, *tile;
+    };
+
+    Item item_at(int64_t index) const {
+        if (groups_ == 1) return {index, classes_, index * classes_};
+        const int64_t image = index / groups_, first = index % groups_ * group_;
+        return {image, std::min(group_, classes_ - first), image * classes_ + first};
+    }
+
+    // For fewer items than threads: the threads share the channel blocks, then the maps or the rows of each.
+    void split_item(const Item& item, int threads) {
+        Workspace space(Workspace::bytes<T>(sums_size_) + draw_bytes());
+        T *sums = space.take<T>(sums_size_), *wide = space.take<T>(grid_.wide_size());
+        parallel_ranges(blocks_, [&](int64_t begin, int64_t end) {
+            Workspace tiles(scratch_bytes());
+            const Scratch scratch = take_scratch(tiles);
+            for (int64_t b = begin; b < end; ++b) add_block(item, b, sums, scratch);
+        });
+        if (item.classes >= threads) {
+            parallel_ranges(item.classes, [&](int64_t begin, int64_t end) {
+                Workspace buffers(draw_bytes());
+                T *own = buffers.take<T>(grid_.wide_size()), *row = buffers.take<T>(grid_.row_size());
+                for (int64_t k = begin; k < end; ++k) draw(item, k, sums, own, row);
+            });
+            return;
+        }
+        for (int64_t k = 0; k < item.classes; ++k) {
+            const Resampled<T> resampled(grid_, finish(k, sums), wide);
+            const Rescale<T> rescale = resampled.rescale(call_.options.normalize);
+            parallel_ranges(grid_.y.out, [&](int64_t begin, int64_t end) {
+                Workspace rows(Workspace::bytes<T>(grid_.row_size()));
+                write_rows(resampled, rescale, call_.out, call_.out.offset(item.map + k, 2), begin, end,
+                           rows.take<T>(grid_.row_size()));
+            });
+        }
+    }
+
+    // The partial maps of channel block b, for each class of the item, into its place in sums [blocks, group, H * W].
+    [[gnu::noinline]] void add_block(const Item& item, int64_t b, T* sums, const Scratch& scratch) const {
+        const int64_t image = call_.activations.offset(item.image, 3), over_channels = call_.activations.strides[1];
+        const int64_t begin = b * block_, end = std::min(channels_, begin + block_);
+        T* partial = sums + b * group_ * pixels_;
+        std::fill_n(partial, item.classes * pixels_, T(0));
+        for (int64_t c = begin; c < end; c += tile_channels) {
+            const int64_t count = std::min(tile_channels, end - c);
+            for (int64_t k = 0; k < item.classes; ++k)
+                pool(call_.gradients.offset(item.map + k, 3) + c * call_.gradients.strides[2], count,
+                     scratch.weights + k * tile_channels, scratch.tile);
+            for (int64_t p = 0; p < pixels_; p += tile_pixels) {
+                const int64_t length = std::min(tile_pixels, pixels_ - p);
+                const Rows<T> rows = activations_.load(image + c * over_channels, count, p, length, scratch.tile);
+                for (int64_t k = 0; k < item.classes; ++k)
+                    add_channels<Rule>(partial + k * pixels_ + p, rows, scratch.weights + k * tile_channels, count,
+                                       length);
+            }
+        }
+    }
+
+    // alpha_c of `count` channels whose gradients begin at the offset `first`.
+    void pool(int64_t first, int64_t count, T* weights, T* tile) const {
+        if (constant_) {  // every pixel holds the mean
+            const int64_t over_channels = call_.gradients.strides[2];
+            visit_dtype(call_.gradients.dtype, [&](auto element) {
+                const auto* from = call_.gradients.at<decltype(element)>(first);
+                for (int64_t c = 0; c < count; ++c)
+                    weights[c] = Rule::weight(Rule::gather(static_cast<T>(widen(from[c * over_channels]))));
+            });
+            return;
+        }
+        PairwiseSum<T> sums[tile_channels];
+        for (int64_t c = 0; c < count; ++c) sums[c].reset();
+        for (int64_t p = 0; p < pixels_; p += tile_pixels) {
+            const int64_t length = std::min(tile_pixels, pixels_ - p);
+            const Rows<T> rows = gradients_.load(first, count, p, length, tile);
+            for (int64_t c = 0; c < count; ++c) sums[c].add(lane_sum<Rule>(rows[c], length));
+        }
+        for (int64_t c = 0; c < count; ++c) weights[c] = Rule::weight(sums[c].total() / static_cast<T>(pixels_));
+    }
+
+    // Sums the blocks of one class, then the policy for non-finite scores, then the ReLU: the small map [H, W].
+    T* finish(int64_t k, T* sums) {
+        T* map = sums + k * pixels_;
+        pairwise_rows(map, blocks_, group_ * pixels_, pixels_);
+        const CamOptions& options = call_.options;
+        if (options.nan != NanPolicy::propagate)
+            for (int64_t p = 0; p < pixels_; ++p)
+                if (!std::isfinite(map[p])) {
+                    if (options.nan == NanPolicy::raise) not_finite_.store(true, std::memory_order_relaxed);
+                    map[p] = T(0);
+                }
+        if (options.relu)
+            for (int64_t p = 0; p < pixels_; ++p) map[p] = map[p] < T(0) ? T(0) : map[p];
+        return map;
+    }
+
+    [[gnu::noinline]] void draw(const Item& item, int64_t k, T* sums, T* wide, T* row) {
+        const Resampled<T> resampled(grid_, finish(k, sums), wide);
+        write_rows(resampled, resampled.rescale(call_.options.normalize), call_.out, call_.out.offset(item.map + k, 2),
+                   0, grid_.y.out, row);
+    }
+
+    bool no_step(int axis) const { return call_.gradients.extent(axis) == 1 || call_.gradients.strides[axis] == 0; }
+
+    size_t draw_bytes() const { return Workspace::bytes<T>(grid_.wide_size()) + Workspace::bytes<T>(grid_.row_size()); }
+    size_t scratch_bytes() const {
+        return Workspace::bytes<T>(group_ * tile_channels) + Workspace::bytes<T>(tile_size_);
+    }
+    Scratch take_scratch(Workspace& space) const {
+        T* weights = space.take<T>(group_ * tile_channels);
+        return {weights, space.take<T>(tile_size_)};
+    }
+
+    const CamCall& call_;
+    const int64_t classes_, channels_, pixels_, block_, blocks_, group_, groups_;
+    const Grid<T> grid_;
+    const TileReader<T> activations_, gradients_;
+    const bool constant_;
+    const int64_t sums_size_, tile_size_;
+    std::atomic<bool> not_finite_{false};
+};
+
+}  // namespace
+
+void cam(const CamCall& call) {
+    if (call.result.count() == 0) return;
+    rules::visit(call.options.method, [&](auto rule) {
+        if (call.activations.dtype == DType::float64)
+            Cam<decltype(rule), double>(call).run();
+        else
+            Cam<decltype(rule), float>(call).run();
+    });
+}
+
+}  // namespace fusedcam::cpu

@@ -1,0 +1,93 @@
+// overlay and colorize on the CPU: each row is resampled, normalised, coloured and blended while it is in cache, so
+// that no map of the picture's size exists.
+#include "resample.hpp"
+
+namespace fusedcam::cpu {
+namespace {
+
+// Nearest row of a 256-row colour map; what lies outside [0, 1] is clamped. value is not NaN. In float64, since in
+// float32 the sum would round up what is just below a half.
+template <class T>
+int colour_index(T value) {
+    const T bounded = value > T(1) ? T(1) : (value > T(0) ? value : T(0));
+    return static_cast<int>(static_cast<double>(bounded) * 255.0 + 0.5);
+}
+
+// A pixel of the image on the scale of 0 to 255; floats are meant to lie in [0, 1] and are clamped to it.
+inline double brightness(uint8_t value) { return static_cast<double>(value); }
+template <class Element>
+double brightness(Element value) {
+    const double wide = static_cast<double>(widen(value));
+    return 255.0 * (wide > 1.0 ? 1.0 : (wide > 0.0 ? wide : 0.0));
+}
+
+inline uint8_t nearest(double value) { return static_cast<uint8_t>(value + 0.5); }
+
+template <class T>
+void colour_row(const T* row, const ColorizeCall& call, const ArrayView& out, int64_t y) {
+    uint8_t* to = out.at<uint8_t>(y * out.strides[0]);
+    for (int64_t x = 0; x < out.extent(1); ++x, to += out.strides[1]) {
+        const bool known = row[x] == row[x];
+        const uint8_t* colour = call.palette[known ? colour_index(row[x]) : 0];
+        for (int c = 0; c < 3; ++c) to[c * out.strides[2]] = known ? colour[c] : 0;
+    }
+}
+
+template <class T, class Element>
+void blend_row(const T* row, const OverlayCall& call, const ArrayView& image, const ArrayView& out, int64_t y) {
+    const double share = call.alpha, rest = 1 - call.alpha;
+    const Element* from = image.at<Element>(y * image.strides[0]);
+    uint8_t* to = out.at<uint8_t>(y * out.strides[0]);
+    for (int64_t x = 0; x < out.extent(1); ++x, from += image.strides[1], to += out.strides[1]) {
+        const bool known = row[x] == row[x];
+        const uint8_t* colour = call.palette[known ? colour_index(row[x]) : 0];
+        for (int c = 0; c < 3; ++c) {
+            const double below = brightness(from[c * image.strides[2]]);
+            to[c * out.strides[2]] = nearest(known ? rest * below + share * static_cast<double>(colour[c]) : below);
+        }
+    }
+}
+
+template <class T>
+void run(const ColorizeCall& call) {
+    for_each_map<T>(
+        call.heatmap, {call.out.extent(-3), call.out.extent(-2)}, call.normalize, call.work,
+        [&](int64_t index, const Resampled<T>& map, const Rescale<T>& rescale, int64_t begin, int64_t end, T* row) {
+            const ArrayView out = call.out.sub(index, 3);
+            for (int64_t y = begin; y < end; ++y) {
+                map.row(y, rescale, row);
+                colour_row(row, call, out, y);
+            }
+        });
+}
+
+template <class T>
+void run(const OverlayCall& call) {
+    for_each_map<T>(
+        call.heatmap, {call.out.extent(-3), call.out.extent(-2)}, call.normalize, call.work,
+        [&](int64_t index, const Resampled<T>& map, const Rescale<T>& rescale, int64_t begin, int64_t end, T* row) {
+            const ArrayView image = call.image.sub(index, 3), out = call.out.sub(index, 3);
+            visit_dtype(image.dtype, [&](auto element) {
+                for (int64_t y = begin; y < end; ++y) {
+                    map.row(y, rescale, row);
+                    blend_row<T, decltype(element)>(row, call, image, out, y);
+                }
+            });
+        });
+}
+
+template <class Call>
+void draw(const Call& call) {
+    if (call.result.count() == 0) return;
+    if (call.heatmap.dtype == DType::float64)
+        run<double>(call);
+    else
+        run<float>(call);
+}
+
+}  // namespace
+
+void colorize(const ColorizeCall& call) { draw(call); }
+void overlay(const OverlayCall& call) { draw(call); }
+
+}  // namespace fusedcam::cpu

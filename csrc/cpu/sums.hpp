@@ -1,0 +1,67 @@
+// The order in which floating-point numbers are added. No chain is longer than 128 additions, and the order depends
+// on the count alone: the same numbers give the same bits whatever the threads, the batch or the memory layout.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fusedcam::cpu {
+
+// Adds values as they come in pairs, pairs of pairs and so on; a remainder joins its larger neighbour at the end.
+template <class T>
+class PairwiseSum {
+  public:
+    void reset() {
+        depth_ = 0;
+        count_ = 0;
+    }
+    void add(T value) {
+        for (uint64_t carry = count_; carry & 1; carry >>= 1) value = partial_[--depth_] + value;
+        partial_[depth_++] = value;
+        ++count_;
+    }
+    T total() const {
+        T sum = depth_ ? partial_[depth_ - 1] : T(0);
+        for (int level = depth_ - 2; level >= 0; --level) sum = partial_[level] + sum;
+        return sum;
+    }
+
+  private:
+    T partial_[64];
+    int depth_;
+    uint64_t count_;
+};
+
+// The same tree over `count` rows of `width` elements, `step` elements apart; the sum is left in the first.
+template <class T>
+void pairwise_rows(T* rows, int64_t count, int64_t step, int64_t width) {
+    for (int64_t apart = 1; apart < count; apart *= 2)
+        for (int64_t i = 0; i + apart < count; i += 2 * apart) {
+            T* __restrict into = rows + i * step;
+            const T* from = rows + (i + apart) * step;
+            for (int64_t p = 0; p < width; ++p) into[p] += from[p];
+        }
+}
+
+// Sum of Rule::gather(row[i]) in 16 lanes; at most 1024 elements, so no lane is a chain of more than 64.
+template <class Rule, class T>
+[[gnu::noinline]] T lane_sum(const T* row, int64_t length) {
+    constexpr int lanes = 16;
+    T lane[lanes] = {};
+    int64_t i = 0;
+    for (; i + lanes <= length; i += lanes)
+        for (int j = 0; j < lanes; ++j) lane[j] += Rule::gather(row[i + j]);
+    for (int j = 0; i + j < length; ++j) lane[j] += Rule::gather(row[i + j]);
+    for (int half = lanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+// Channels that are summed in one chain. About 16 blocks, so that a single image has work for several threads.
+constexpr int64_t channel_block(int64_t channels) {
+    const int64_t sixteenth = (channels + 15) / 16;
+    return std::clamp<int64_t>((sixteenth + 7) / 8 * 8, 8, 128);
+}
+
+}  // namespace fusedcam::cpu

@@ -1,0 +1,139 @@
+// Finds the process's OpenMP runtime when it is needed and calls its (stable) entry points by name. Linking one would
+// fix the choice at import: with a renamed copy in torch's wheel the process would end up with two.
+#include "threads.hpp"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <mutex>
+
+namespace fusedcam::cpu {
+namespace {
+
+struct Runtime {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+    int (*thread_num)() = nullptr;
+    int (*num_threads)() = nullptr;
+    int (*max_threads)() = nullptr;
+    int (*in_parallel)() = nullptr;
+    std::string path = "none found; calls run on one thread";
+};
+
+template <class Function>
+bool bind(void* library, const char* symbol, Function& function) {
+    function = reinterpret_cast<Function>(dlsym(library, symbol));
+    return function != nullptr;
+}
+
+bool bind_all(void* library, Runtime& runtime) {
+    return bind(library, "GOMP_parallel", runtime.parallel) &&
+           bind(library, "omp_get_thread_num", runtime.thread_num) &&
+           bind(library, "omp_get_num_threads", runtime.num_threads) &&
+           bind(library, "omp_get_max_threads", runtime.max_threads) &&
+           bind(library, "omp_in_parallel", runtime.in_parallel);
+}
+
+// Copies of the runtime travel in wheels under changed names (libgomp-<hash>.so.1), so the name's beginning decides.
+bool is_runtime(const char* path) {
+    const char* slash = std::strrchr(path, '/');
+    const char* file = slash ? slash + 1 : path;
+    return !std::strncmp(file, "libgomp", 7) || !std::strncmp(file, "libiomp5", 8) || !std::strncmp(file, "libomp", 6);
+}
+
+// Two copies may be loaded: the one in torch's folder, whose threads torch keeps spinning, is the one to share.
+int note_runtime(dl_phdr_info* info, size_t, void* found) {
+    if (!info->dlpi_name || !is_runtime(info->dlpi_name)) return 0;
+    std::string& path = *static_cast<std::string*>(found);
+    const bool torch = std::strstr(info->dlpi_name, "/torch");
+    if (path.empty() || torch) path = info->dlpi_name;
+    return torch;
+}
+
+std::unique_ptr<Runtime> find_runtime() {
+    std::string loaded;
+    dl_iterate_phdr(note_runtime, &loaded);
+    for (const char* candidate : {loaded.c_str(), "libgomp.so.1", "libomp.so.5"}) {
+        if (!*candidate) continue;
+        Runtime runtime;
+        void* library = dlopen(candidate, RTLD_LAZY | RTLD_LOCAL);
+        if (!library || !bind_all(library, runtime)) continue;
+        runtime.path = candidate;
+        return std::make_unique<Runtime>(std::move(runtime));
+    }
+    return std::make_unique<Runtime>();
+}
+
+int count_loads(dl_phdr_info* info, size_t, void* count) {
+    *static_cast<unsigned long long*>(count) = info->dlpi_adds;
+    return 1;
+}
+
+// Looked for again whenever a library has been loaded, since torch may be imported after the first call. A runtime that
+// has been in use is never freed: another thread may be inside it.
+const Runtime& runtime() {
+    static std::mutex lock;
+    static const Runtime* current = nullptr;
+    static unsigned long long seen = 0;
+    unsigned long long loads = 0;
+    dl_iterate_phdr(count_loads, &loads);
+    const std::lock_guard guard(lock);
+    if (!current || loads != seen) {
+        std::unique_ptr<Runtime> found = find_runtime();
+        if (!current || found->path != current->path) current = found.release();
+        dl_iterate_phdr(count_loads, &seen);
+    }
+    return *current;
+}
+
+std::atomic<bool> forked{false};
+
+[[maybe_unused]] const int watching_forks =
+    pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
+
+struct Share {
+    const Runtime& runtime;
+    int64_t count;
+    detail::Task task;
+    void* context;
+};
+
+void run_share(void* pointer) {
+    const Share& share = *static_cast<Share*>(pointer);
+    const int64_t thread = share.runtime.thread_num(), threads = share.runtime.num_threads();
+    const int64_t each = share.count / threads, rest = share.count % threads;
+    const int64_t begin = thread * each + std::min(thread, rest);
+    const int64_t end = begin + each + (thread < rest ? 1 : 0);
+    if (begin < end) share.task(share.context, begin, end);
+}
+
+int count_threads(const Runtime& runtime) {
+    return runtime.parallel && !runtime.in_parallel() ? std::max(1, runtime.max_threads()) : 1;
+}
+
+}  // namespace
+
+// A forked child has lost the runtime's workers, and a lock may have been held when it was forked.
+int thread_count() { return forked.load(std::memory_order_relaxed) ? 1 : count_threads(runtime()); }
+
+std::string thread_runtime() {
+    return forked.load(std::memory_order_relaxed) ? "not used in a forked process" : runtime().path;
+}
+
+void detail::run(int64_t count, Task task, void* context) {
+    if (count <= 1 || forked.load(std::memory_order_relaxed)) {
+        if (count > 0) task(context, 0, count);
+        return;
+    }
+    const Runtime& shared = runtime();
+    if (count_threads(shared) == 1) return task(context, 0, count);
+    // 0 threads asked for: the runtime's own setting. An explicit number hangs in DataLoader's forked workers.
+    Share share{shared, count, task, context};
+    shared.parallel(run_share, &share, 0, 0);
+}
+
+}  // namespace fusedcam::cpu

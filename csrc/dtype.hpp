@@ -1,0 +1,81 @@
+// Element types, their conversion to the type sums are kept in, and the only switch over them.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <stdexcept>
+
+#if defined(__CUDACC__)
+#define FUSEDCAM_HD __host__ __device__
+#else
+#define FUSEDCAM_HD
+#endif
+
+namespace fusedcam {
+
+enum class DType : uint8_t { float32, float16, bfloat16, float64, uint8 };
+
+struct Float16 {
+    uint16_t bits;
+};
+struct BFloat16 {
+    uint16_t bits;
+};
+
+constexpr int64_t item_size(DType dtype) {
+    switch (dtype) {
+        case DType::float32: return 4;
+        case DType::float64: return 8;
+        case DType::uint8: return 1;
+        default: return 2;
+    }
+}
+
+constexpr const char* name(DType dtype) {
+    switch (dtype) {
+        case DType::float32: return "float32";
+        case DType::float16: return "float16";
+        case DType::bfloat16: return "bfloat16";
+        case DType::float64: return "float64";
+        default: return "uint8";
+    }
+}
+
+constexpr bool is_floating(DType dtype) { return dtype != DType::uint8; }
+
+// Sums of float64 stay float64; everything else is summed, resampled and returned in float32.
+constexpr DType result_dtype(DType dtype) { return dtype == DType::float64 ? DType::float64 : DType::float32; }
+
+FUSEDCAM_HD inline float widen(float value) { return value; }
+FUSEDCAM_HD inline double widen(double value) { return value; }
+FUSEDCAM_HD inline float widen(uint8_t value) { return static_cast<float>(value); }
+FUSEDCAM_HD inline float widen(BFloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+
+// Branch-free, so that loops over it vectorise. Subnormals take their value from a subtraction of two normal
+// numbers: torch.set_flush_denormal(True) would otherwise turn them into zeros.
+FUSEDCAM_HD inline float widen(Float16 value) {
+    const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+    const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+    const uint32_t exponent = magnitude & 0x0f800000u;
+    const uint32_t normal = magnitude + (112u << 23);
+    const uint32_t special = magnitude + (224u << 23);  // infinity and NaN
+    const uint32_t subnormal =
+        std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude + (113u << 23)) - std::bit_cast<float>(113u << 23));
+    const uint32_t finite = exponent == 0 ? subnormal : normal;
+    return std::bit_cast<float>(sign | (exponent == 0x0f800000u ? special : finite));
+}
+
+// Calls visitor with a value of the C++ type that dtype names.
+template <class Visitor>
+decltype(auto) visit_dtype(DType dtype, Visitor&& visitor) {
+    switch (dtype) {
+        case DType::float32: return visitor(float{});
+        case DType::float16: return visitor(Float16{});
+        case DType::bfloat16: return visitor(BFloat16{});
+        case DType::float64: return visitor(double{});
+        case DType::uint8: return visitor(uint8_t{});
+    }
+    throw std::logic_error("fusedcam: unknown dtype");
+}
+
+}  // namespace fusedcam

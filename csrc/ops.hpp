@@ -1,0 +1,105 @@
+// Every op, declared once: what a caller asks for, the checked form the kernels take, and the kernels' entry points.
+// cpu/ implements them, and so will cuda/.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "array_view.hpp"
+#include "sampling.hpp"
+
+namespace fusedcam {
+
+enum class NanPolicy : uint8_t { propagate, zero, raise };
+
+struct Size {
+    int64_t height, width;
+};
+
+// Calls that touch less than this many bytes stay on the caller's thread, with Python's lock held: handing either over
+// would take longer than the call.
+constexpr double serial_below = 512 * 1024;
+
+struct CamOptions {
+    std::string_view method = "gradcam";
+    std::optional<Size> size;
+    bool relu = true;
+    Normalize normalize = Normalize::minmax;
+    NanPolicy nan = NanPolicy::propagate;
+    int64_t spatial = 2;
+    bool channels_last = false;
+};
+
+// Checked and brought to one form. `result` is the shape the caller sees; the binding sets `out` to memory of that
+// shape.
+struct CamCall {
+    ArrayView activations;  // [N, C, H, W]
+    ArrayView gradients;    // [N, K, C, H, W]; CAM's weights are gradients with zero strides over H and W
+    ArrayView out;          // [..., H', W'], its maps in the order of N and K
+    Shape result;
+    CamOptions options;
+    double work = 0;  // memory the call touches, in bytes
+};
+
+enum class CamSource : uint8_t { gradients, weights };
+
+// activations [N, C, H, W] or [C, H, W]. The second array holds gradients, of that shape or with K before C, or
+// weights, [N | 1, C], [N | 1, K, C] or [C], [K, C].
+CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSource source, const CamOptions& options);
+
+struct ResizeCall {
+    ArrayView heatmap;  // [..., H, W]
+    ArrayView out;      // [..., H', W']
+    Shape result;
+    Normalize normalize = Normalize::none;
+    double work = 0;
+};
+
+ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalize normalize);
+
+// A colour map: 256 rows of red, green, blue.
+using Palette = const uint8_t (*)[3];
+
+struct ColorizeCall {
+    ArrayView heatmap;  // [..., H, W]
+    ArrayView out;      // [..., H', W', 3] uint8
+    Shape result;
+    Palette palette = nullptr;
+    Normalize normalize = Normalize::none;
+    double work = 0;
+};
+
+ColorizeCall plan_colorize(const ArrayView& heatmap, Palette palette, std::optional<Size> size, Normalize normalize);
+
+struct OverlayCall {
+    ArrayView image;    // [..., H', W', 3], a grey image with a zero stride over its channels
+    ArrayView heatmap;  // [..., H, W]
+    ArrayView out;      // [..., H', W', 3] uint8
+    Shape result;
+    Palette palette = nullptr;
+    double alpha = 0.5;  // the colour's share
+    Normalize normalize = Normalize::none;
+    double work = 0;
+};
+
+OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palette palette, double alpha,
+                         Normalize normalize);
+
+namespace cpu {
+
+// What this backend runs with, for people.
+struct Description {
+    const char* simd;            // the instruction set the kernels were compiled for
+    int threads;                 // how many a large call would use now
+    std::string thread_runtime;  // the file of the OpenMP runtime, or why there is none
+};
+Description describe();
+
+void cam(const CamCall& call);
+void resize(const ResizeCall& call);
+void colorize(const ColorizeCall& call);
+void overlay(const OverlayCall& call);
+
+}  // namespace cpu
+}  // namespace fusedcam

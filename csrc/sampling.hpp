@@ -1,0 +1,82 @@
+// Where a resampled pixel comes from, the one linear interpolation, and the normalisation of a map by its extremes.
+// Shared by host and device: whatever reads a map's extremes must see the very bits that are written.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "dtype.hpp"
+
+namespace fusedcam {
+
+enum class Normalize : uint8_t { none, minmax, max };
+
+// One output coordinate as two input coordinates and the weight of the second.
+template <class T>
+struct Tap {
+    int64_t low, high;
+    T weight;
+};
+
+// Half-pixel centres, edges clamped (align_corners=False): the source of x is ((2x + 1) in - out) / (2 out), exact in
+// integers. A weight of zero names the same input twice, so that a neighbour's infinity is never multiplied by it.
+template <class T>
+FUSEDCAM_HD Tap<T> tap(int64_t x, int64_t in, int64_t out) {
+    const int64_t numerator = (2 * x + 1) * in - out, denominator = 2 * out;
+    if (numerator <= 0) return {0, 0, T(0)};
+    const int64_t low = numerator / denominator, rest = numerator - low * denominator;
+    if (low >= in - 1) return {in - 1, in - 1, T(0)};
+    if (rest == 0) return {low, low, T(0)};
+    return {low, low + 1, static_cast<T>(static_cast<double>(rest) / static_cast<double>(denominator))};
+}
+
+// a + w (b - a): monotone in w and exact where a == b, which (1 - w) a + w b is not.
+template <class T>
+FUSEDCAM_HD T lerp(T a, T b, T weight) {
+    const T between = a + weight * (b - a);
+    return weight == T(0) ? a : between;
+}
+
+// Extremes that keep a NaN once they have seen one; minimum and maximum instructions would drop it.
+template <class T>
+struct Extremes {
+    T low = std::numeric_limits<T>::infinity(), high = -std::numeric_limits<T>::infinity();
+
+    FUSEDCAM_HD void add(T value) {
+        low = (value < low || value != value) ? value : low;
+        high = (value > high || value != value) ? value : high;
+    }
+};
+
+// value -> clamp((value - offset) / divisor), or a constant for a map that has no range.
+template <class T>
+struct Rescale {
+    bool identity = true, constant = false;
+    T fill = T(0), offset = T(0), divisor = T(1), floor = -std::numeric_limits<T>::infinity();
+
+    FUSEDCAM_HD Rescale() = default;
+    FUSEDCAM_HD Rescale(Normalize mode, Extremes<T> range) {
+        if (mode == Normalize::none) return;
+        identity = false;
+        const bool minmax = mode == Normalize::minmax;
+        offset = minmax ? range.low : T(0);
+        divisor = range.high - offset;
+        floor = minmax ? T(0) : floor;
+        if (range.low != range.low || range.high != range.high) {
+            constant = true;
+            fill = std::numeric_limits<T>::quiet_NaN();
+        } else if (!(range.high > offset)) {
+            constant = true;
+        }
+    }
+
+    // The division, not a multiplication by the reciprocal, makes the maximum exactly 1; interior samples may exceed
+    // the extremes by a rounding, hence the clamp. Comparisons are written so that NaN passes.
+    FUSEDCAM_HD T operator()(T value) const {
+        const T scaled = (value - offset) / divisor;
+        const T capped = scaled > T(1) ? T(1) : scaled;
+        return capped < floor ? floor : capped;
+    }
+};
+
+}  // namespace fusedcam
