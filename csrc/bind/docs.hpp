@@ -1,0 +1,87 @@
+// Docstrings of the native functions; the first line is the signature that help() and inspect show.
+#pragma once
+
+namespace fusedcam::bind::docs {
+
+inline constexpr char cam[] =
+    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', out=None)
+--
+
+Class activation maps from a layer's activations and gradients, in one fused pass.
+
+N images, K classes, C channels. Arrays of any framework with DLPack or the buffer protocol go in without a copy (torch,
+NumPy, JAX, TensorFlow, ONNX Runtime, ...); the same framework comes out. Any strides; read-only arrays too.
+
+Equivalent to (Grad-CAM, Selvaraju et al. 2017, equations 1 and 2, https://arxiv.org/abs/1610.02391)::
+
+    A, G  = activations.astype(float64), gradients.astype(float64)
+    alpha = G.mean((2, 3))                                              # [N, C]
+    L     = np.maximum((alpha[:, :, None, None] * A).sum(1), 0)         # [N, H, W]
+    L     = bilinear(L, size)                                           # half-pixel centres, edges clamped
+    lo,hi = L.min((1, 2), keepdims=True), L.max((1, 2), keepdims=True)
+    heat  = np.where(hi > lo, (L - lo) / (hi - lo), 0)
+
+with sums in float32 (float64 for float64) over a fixed tree, so that an image's bits depend neither on the batch, on
+its place in it, on K, on strides nor on threads.
+
+Args:
+    activations: [N, C, H, W], or [C, H, W] without a batch; float32, float16, bfloat16 or float64.
+    gradients: of the score with respect to the activations: the same shape, or [N, K, C, H, W] ([K, C, H, W]) with K
+        classes of each image. Same dtype, device and framework as activations.
+    weights: instead of gradients, the channels' weights themselves (CAM, Zhou et al. 2016, with rows of the
+        classifier's matrix): [N, C] or [N, K, C], with 1 in place of N for rows shared by all images; [C] or [K, C]
+        without a batch.
+    method: a key of `fusedcam.METHODS`.
+    size: None keeps the layer's resolution; an int or (height, width) in pixels resamples bilinearly, as
+        `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` does.
+    relu: whether negative scores count as 0, before resampling.
+    normalize: "minmax" brings each map to [0, 1], minimum exactly 0 and maximum exactly 1 on the returned grid (a map
+        without range becomes zeros); "max" divides by the maximum (zeros if it is not positive); None gives raw scores.
+    nan: "propagate" keeps NaN in its pixels of raw scores and fills that image's map once normalised; "zero" counts
+        non-finite scores as 0; "raise" makes them a ValueError and leaves `out` untouched.
+    spatial: the number of spatial axes; 2.
+    layout: "first" for channels before the spatial axes, "last" for [N, H, W, C] (gradients [N, K, H, W, C]).
+    out: an array of the result's shape, dtype, framework and device to write to and return.
+
+Returns:
+    float32 (float64 for float64) [N, H', W'], or [N, K, H', W'] with K; without N for an unbatched call.
+
+Raises:
+    ValueError: a shape, size, option or memory layout that does not fit; a tensor that requires grad in grad mode.
+    TypeError: an argument of the wrong kind or dtype; both or neither of gradients and weights.
+)";
+
+inline constexpr char resize[] = R"(resize(heatmap, size, *, normalize=None, out=None)
+--
+
+Heatmaps resampled bilinearly onto another grid, with half-pixel centres and clamped edges.
+
+`cam(..., size=s)` equals `resize(cam(..., normalize=None), s, normalize="minmax")` bit for bit.
+
+Args:
+    heatmap: [..., H, W]; float32, float16, bfloat16 or float64; any framework and strides.
+    size: an int or (height, width) in pixels.
+    normalize: as in `cam`, by the extremes of the resampled map; None leaves the values as they are.
+    out: an array of the result's shape, dtype, framework and device to write to and return.
+
+Returns:
+    float32 (float64 for float64) [..., H', W'], of the heatmap's framework.
+
+Raises:
+    ValueError, TypeError: as `cam`.
+)";
+
+inline constexpr char colorize[] =
+    "colorize(heatmap, colormap, size, normalize, out, /)\n--\n\n"
+    "fusedcam.colorize, with the colour map as a uint8 table [256, 3].";
+
+inline constexpr char overlay[] =
+    "overlay(image, heatmap, colormap, alpha, normalize, out, /)\n--\n\n"
+    "fusedcam.overlay, with the colour map as a uint8 table [256, 3].";
+
+inline constexpr char address[] = R"(address(array, /)
+--
+
+Where the kernels would read the array's first element; for the tests.)";
+
+}  // namespace fusedcam::bind::docs

@@ -1,0 +1,226 @@
+// The ops as Python calls them: read the arguments, borrow the arrays, plan, compute, hand the result over.
+#include "entries.hpp"
+
+#include <cxxabi.h>
+#include <unistd.h>
+
+#include <new>
+#include <optional>
+
+#include "arguments.hpp"
+#include "docs.hpp"
+#include "exchange.hpp"
+
+namespace fusedcam::bind {
+namespace {
+
+// C++'s refusals as Python's exceptions.
+template <class Body>
+PyObject* guarded(Body&& body) {
+    try {
+        return body();
+    } catch (const PythonError&) {
+    } catch (const TypeMismatch& error) {
+        PyErr_SetString(PyExc_TypeError, error.what());
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+}
+
+class WithoutLock {
+  public:
+    explicit WithoutLock(bool release) : state_(release ? PyEval_SaveThread() : nullptr) {}
+    // At the interpreter's end CPython before 3.14 ends a thread that asks for the lock by unwinding its stack, which
+    // would run destructors that need the lock, and abort in this one. The thread stays here instead, as from 3.14 on.
+    ~WithoutLock() {
+        if (!state_) return;
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (const abi::__forced_unwind&) {
+            for (;;) pause();
+        }
+    }
+    WithoutLock(const WithoutLock&) = delete;
+    WithoutLock& operator=(const WithoutLock&) = delete;
+
+  private:
+    PyThreadState* state_;
+};
+
+template <class Call>
+void compute(const Call& call, void (*kernel)(const Call&)) {
+    const WithoutLock lock(call.work >= serial_below);
+    kernel(call);
+}
+
+// Where a result goes: into `out` when it is given, else into new memory of the framework of `like`.
+class Destination {
+  public:
+    Destination(const char* op, PyObject* out, const Borrowed& like, const Shape& shape, DType dtype,
+                std::initializer_list<const ArrayView*> inputs) {
+        if (!out) {
+            fresh_.emplace(like, shape, dtype);
+            return;
+        }
+        given_.emplace(op, "out", out);
+        given_->must_match(op, "out", like, "the input");
+        check_out(op, given_->view(), shape, dtype, inputs);
+    }
+
+    const ArrayView& view() const { return given_ ? given_->view() : fresh_->view(); }
+    bool given() const { return given_.has_value(); }
+    // A new reference, or null with a Python error set.
+    PyObject* release() { return given_ ? Py_NewRef(given_->object()) : fresh_->release(); }
+
+  private:
+    std::optional<Borrowed> given_;
+    std::optional<Result> fresh_;
+};
+
+// nan="raise" knows only at the end whether to refuse, and a refused call leaves `out` as it was: the maps go to
+// memory of their own first. Resizing onto the same grid is the copy.
+void compute_then_copy(CamCall& call, const Borrowed& like, const ArrayView& out) {
+    const Result maps(like, call.result, result_dtype(call.activations.dtype));
+    call.out = maps.view();
+    compute(call, cpu::cam);
+    ResizeCall copy = plan_resize(maps.view(), {out.extent(-2), out.extent(-1)}, Normalize::none);
+    copy.out = out;
+    compute(copy, cpu::resize);
+}
+
+PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
+    return guarded([&] {
+        enum { activations_, gradients_, weights_, method, size, relu, normalize, nan, spatial, layout, out };
+        static const Signature signature("cam", 2, 1,
+                                         {"activations", "gradients", "weights", "method", "size", "relu", "normalize",
+                                          "nan", "spatial", "layout", "out"});
+        constexpr std::array<std::string_view, 3> policies{"propagate", "zero", "raise"};
+        constexpr std::array<std::string_view, 2> layouts{"first", "last"};
+        const Arguments given(signature, values, positional, keywords);
+        CamOptions options;
+        options.method = given.string(method, options.method);
+        options.size = given.size(size);
+        options.relu = given.boolean(relu, options.relu);
+        options.normalize = given.normalize(normalize, options.normalize);
+        options.nan = static_cast<NanPolicy>(given.choice(nan, 0, policies));
+        options.spatial = given.integer(spatial, options.spatial);
+        options.channels_last = given.choice(layout, 0, layouts) == 1;
+
+        const Borrowed activations("cam", "activations", given.required(activations_));
+        const bool by_gradients = given.get(gradients_);
+        if (by_gradients == (given.get(weights_) != nullptr))
+            refuse_type(
+                "cam: ", by_gradients ? "both gradients and weights were" : "neither gradients nor weights were",
+                " given; pass exactly one of them");
+        const char* second_name = by_gradients ? "gradients" : "weights";
+        const Borrowed second("cam", second_name, given.get(by_gradients ? gradients_ : weights_));
+        second.must_match("cam", second_name, activations, "activations");
+        CamCall call = plan_cam(activations.view(), second.view(),
+                                by_gradients ? CamSource::gradients : CamSource::weights, options);
+        Destination destination("cam", given.get(out), activations, call.result, result_dtype(activations.view().dtype),
+                                {&activations.view(), &second.view()});
+        if (destination.given() && options.nan == NanPolicy::raise) {
+            compute_then_copy(call, activations, destination.view());
+        } else {
+            call.out = destination.view();
+            compute(call, cpu::cam);
+        }
+        return destination.release();
+    });
+}
+
+PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
+    return guarded([&] {
+        enum { heatmap_, size, normalize, out };
+        static const Signature signature("resize", 2, 2, {"heatmap", "size", "normalize", "out"});
+        const Arguments given(signature, values, positional, keywords);
+        const std::optional<Size> target = given.size(size);
+        if (!target) given.refuse(size, "an int or (height, width)", true);
+        const Borrowed heatmap("resize", "heatmap", given.required(heatmap_));
+        ResizeCall call = plan_resize(heatmap.view(), *target, given.normalize(normalize, Normalize::none));
+        Destination destination("resize", given.get(out), heatmap, call.result, result_dtype(heatmap.view().dtype),
+                                {&heatmap.view()});
+        call.out = destination.view();
+        compute(call, cpu::resize);
+        return destination.release();
+    });
+}
+
+// functional.py has found the table that a colour map's name stands for.
+Palette palette_of(const char* op, const Borrowed& table) {
+    const ArrayView& view = table.view();
+    Shape rows;
+    rows.append(256);
+    rows.append(3);
+    if (!(view.shape == rows) || view.dtype != DType::uint8 || view.strides[0] != 3 || view.strides[1] != 1)
+        refuse_value(op, ": colormap is not a dense uint8 table of shape (256, 3)");
+    return view.at<const uint8_t[3]>();
+}
+
+PyObject* colorize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
+    return guarded([&] {
+        enum { heatmap_, table_, size, normalize, out };
+        static const Signature signature("colorize", 5, 5, {"heatmap", "colormap", "size", "normalize", "out"});
+        const Arguments given(signature, values, positional, keywords);
+        const Borrowed heatmap("colorize", "heatmap", given.required(heatmap_));
+        const Borrowed table("colorize", "colormap", given.required(table_));
+        ColorizeCall call = plan_colorize(heatmap.view(), palette_of("colorize", table), given.size(size),
+                                          given.normalize(normalize, Normalize::none));
+        Destination destination("colorize", given.get(out), heatmap, call.result, DType::uint8,
+                                {&heatmap.view(), &table.view()});
+        call.out = destination.view();
+        compute(call, cpu::colorize);
+        return destination.release();
+    });
+}
+
+PyObject* overlay(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
+    return guarded([&] {
+        enum { image_, heatmap_, table_, alpha, normalize, out };
+        static const Signature signature("overlay", 6, 6,
+                                         {"image", "heatmap", "colormap", "alpha", "normalize", "out"});
+        const Arguments given(signature, values, positional, keywords);
+        const Borrowed image("overlay", "image", given.required(image_));
+        const Borrowed heatmap("overlay", "heatmap", given.required(heatmap_));
+        const Borrowed table("overlay", "colormap", given.required(table_));
+        heatmap.must_match("overlay", "heatmap", image, "image");
+        OverlayCall call = plan_overlay(image.view(), heatmap.view(), palette_of("overlay", table), given.number(alpha),
+                                        given.normalize(normalize, Normalize::none));
+        Destination destination("overlay", given.get(out), image, call.result, DType::uint8,
+                                {&image.view(), &heatmap.view(), &table.view()});
+        call.out = destination.view();
+        compute(call, cpu::overlay);
+        return destination.release();
+    });
+}
+
+PyObject* address(PyObject*, PyObject* array) {
+    return guarded([&] {
+        const Borrowed borrowed("address", "array", array);
+        return PyLong_FromVoidPtr(borrowed.view().data);
+    });
+}
+
+template <class Function>
+PyMethodDef entry(const char* name, Function function, const char* doc) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL | METH_KEYWORDS,
+            doc};
+}
+
+}  // namespace
+
+PyMethodDef entries[] = {
+    entry("cam", cam, docs::cam),
+    entry("resize", resize, docs::resize),
+    entry("colorize", colorize, docs::colorize),
+    entry("overlay", overlay, docs::overlay),
+    {"address", address, METH_O, docs::address},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace fusedcam::bind
