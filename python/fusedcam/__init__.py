@@ -1,0 +1,36 @@
+"""Grad-CAM's post-processing as one fused native call: activations and gradients in, heatmap or overlay out.
+
+Public names load on first use; importing the package imports neither a framework nor an image library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._native import __version__, info
+    from .functional import cam, colorize, overlay, resize
+    from .methods import METHODS
+
+__all__ = ["METHODS", "__version__", "cam", "colorize", "info", "overlay", "resize"]
+
+_HOME = {
+    "METHODS": ".methods",
+    "__version__": "._native",
+    "cam": ".functional",
+    "colorize": ".functional",
+    "info": "._native",
+    "overlay": ".functional",
+    "resize": ".functional",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fusedcam' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)  # not what is imported above, and what has been used looks no different

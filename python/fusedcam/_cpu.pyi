@@ -1,0 +1,54 @@
+"""The native module on the CPU (csrc/bind/module.cpp)."""
+
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = TypeVar("Array")
+Size = int | tuple[int, int] | list[int]
+
+__version__: str
+
+def cam(
+    activations: Array,
+    gradients: Array | None = None,
+    *,
+    weights: Array | None = None,
+    method: str = "gradcam",
+    size: Size | None = None,
+    relu: bool = True,
+    normalize: str | None = "minmax",
+    nan: str = "propagate",
+    spatial: int = 2,
+    layout: str = "first",
+    out: Array | None = None,
+) -> Array: ...
+def resize(heatmap: Array, size: Size, *, normalize: str | None = None, out: Array | None = None) -> Array: ...
+def colorize(
+    heatmap: Array,
+    colormap: NDArray[np.uint8],
+    size: Size | None,
+    normalize: str | None,
+    out: Array | None,
+    /,
+) -> Array: ...
+def overlay(
+    image: Array,
+    heatmap: Array,
+    colormap: NDArray[np.uint8],
+    alpha: float,
+    normalize: str | None,
+    out: Array | None,
+    /,
+) -> Array: ...
+def address(array: Any, /) -> int: ...
+def set_from_numpy(function: Callable[[NDArray[Any], Any], Any], /) -> None: ...
+
+class _Description(TypedDict):
+    simd: str
+    threads: int
+    thread_runtime: str
+
+def describe() -> _Description: ...

@@ -1,0 +1,74 @@
+"""What modules return: tensors, and containers of tensors that only their own type knows how to rebuild."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["describe", "detached", "find_map", "replaced"]
+
+
+def find_map(output: Any, n: int) -> Tensor | None:
+    """The first tensor [N, C, H, W] of floats with N = n in what a module returned."""
+    for tensor in _tensors(output):
+        if tensor.ndim == 4 and tensor.shape[0] == n and tensor.is_floating_point():
+            return tensor
+    return None
+
+
+def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+    """`output` with `new` wherever it holds `old`."""
+    return _rebuilt(output, lambda tensor: new if tensor is old else tensor)
+
+
+def detached(output: Any) -> Any:
+    """`output` without the graph behind its tensors."""
+    return _rebuilt(output, lambda tensor: tensor.detach())
+
+
+def describe(output: Any) -> str:
+    """What came, for an error message."""
+    if isinstance(output, Tensor):
+        return f"{str(output.dtype).removeprefix('torch.')} {list(output.shape)}"
+    if isinstance(output, list | tuple):
+        return f"{type(output).__name__} of ({', '.join(describe(item) for item in output)})"
+    return type(output).__name__
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, list | tuple):
+        for item in output:
+            yield from _tensors(item)
+    elif isinstance(output, Mapping):
+        for item in output.values():
+            yield from _tensors(item)
+    elif dataclasses.is_dataclass(output):
+        for field in dataclasses.fields(output):
+            yield from _tensors(getattr(output, field.name))
+
+
+def _rebuilt(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A container of the same type in which `change` was applied to every tensor; other objects as they are."""
+    if isinstance(output, Tensor):
+        return change(output)
+    if isinstance(output, list | tuple):
+        items = [_rebuilt(item, change) for item in output]
+        if isinstance(output, list) or not hasattr(output, "_fields"):
+            return type(output)(items)
+        return type(output)(*items)  # a named tuple
+    if isinstance(output, MutableMapping):
+        result = copy.copy(output)  # keeps what a subclass carries beside its items
+        for key, item in output.items():
+            result[key] = _rebuilt(item, change)
+        return result
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        record = copy.copy(output)
+        for field in dataclasses.fields(output):
+            # Past the setter, which a frozen class refuses.
+            object.__setattr__(record, field.name, _rebuilt(getattr(output, field.name), change))
+        return record
+    return output

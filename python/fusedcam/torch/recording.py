@@ -1,0 +1,156 @@
+"""Running a model so that the graph begins at one call of one layer: hooks, grad mode, and what disturbs them.
+
+Up to that call nothing is recorded, so that the layers before it cost and hold what inference does. The call's output
+is replaced by a clone of a new leaf; the graph behind the leaf is the network's head alone.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from .outputs import describe, detached, find_map, replaced
+
+__all__ = ["Recorder", "Survey", "plain_checkpoints", "watching"]
+
+_active = threading.local()
+"""`.watch` is whose hooks act on this thread: others' and those of outer calls stand still."""
+
+_lock = threading.Lock()
+"""Held while hooks come and go: PyTorch hands out their keys without one."""
+
+Hook = Callable[[nn.Module, Any, Any], Any]
+
+
+class Recorder:
+    """Watches one layer during one run and starts the graph at its call `wanted`, counted from 0.
+
+    Without `wanted` the first call is recorded on the bet that it is the only one, as layers with parameters mostly
+    have it; a second call drops that recording, since what comes before the last call shall not be held, and leaves a
+    count to run again with.
+    """
+
+    def __init__(self, n: int, wanted: int | None, *, from_start: bool, copy: bool):
+        self.n, self.wanted, self.from_start, self.copy = n, wanted, from_start, copy
+        self.calls = 0
+        self.recorded: int | None = None
+        """The call that is recorded, or would be if its output were a map."""
+        self.leaf: Tensor | None = None
+        self.refused = ""
+        """What the layer returned in place of a map."""
+        self._version = 0
+        self._modes = ExitStack()
+
+    def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if getattr(_active, "watch", None) is not self:
+            return None
+        call, self.calls = self.calls, self.calls + 1
+        if call == (self.wanted or 0):
+            self.recorded = call
+            return self._record(output)
+        if self.wanted is None and self.recorded is not None:
+            torch.set_grad_enabled(self.from_start)
+            self.recorded, self.leaf = None, None
+            return detached(output)
+        return None
+
+    def _record(self, output: Any) -> Any:
+        activations = find_map(output, self.n)
+        if activations is None:
+            self.refused = describe(output)
+            return None
+        if torch.is_inference_mode_enabled():
+            # The model's own inference_mode, which hides grad mode. Closed at the run's end, after that has ended.
+            self._modes.enter_context(torch.inference_mode(False))
+        torch.set_grad_enabled(True)
+        leaf = activations.detach()
+        if self.copy or leaf.is_inference():
+            leaf = leaf.clone()
+        self._version = leaf._version
+        self.leaf = leaf.requires_grad_()
+        # A clone, so that an in-place operation after the layer changes neither the leaf nor its right to be one.
+        return replaced(output, activations, self.leaf.clone())
+
+    def close(self) -> bool:
+        """Ends the run; whether recording was still on."""
+        still_on = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        self._modes.close()
+        return still_on
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether something wrote to the layer's output through another name, such as a skip connection's."""
+        return self.leaf is not None and self.leaf._version != self._version
+
+
+class Survey:
+    """Watches all layers during one run and remembers the last call that returned a map of more than one pixel."""
+
+    def __init__(self, n: int):
+        self.n = n
+        self.calls: dict[nn.Module, int] = {}
+        self.last: tuple[nn.Module, int] | None = None
+        """The layer and which of its calls, from 0."""
+
+    def hook(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if getattr(_active, "watch", None) is not self:
+            return
+        call = self.calls.get(module, 0)
+        self.calls[module] = call + 1
+        activations = find_map(output, self.n)
+        if activations is not None and activations.shape[2] * activations.shape[3] > 1:
+            self.last = module, call
+
+
+@contextmanager
+def watching(watch: Recorder | Survey, layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block the hooks of `watch` are on `layers` and act, on this thread."""
+    outer = getattr(_active, "watch", None)
+    handles = []
+    try:
+        with _lock:
+            for layer in layers:
+                handles.append(layer.register_forward_hook(watch.hook))
+        _active.watch = watch
+        yield
+    finally:
+        _active.watch = outer
+        with _lock:
+            for handle in handles:
+                handle.remove()
+
+
+_plain_threads: dict[int, int] = {}
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Within the block, reentrant checkpoints on this thread call their function as it is.
+
+    They run it unrecorded and differentiate it in a graph of their own, which `autograd.grad` refuses to enter. PyTorch
+    has no switch for that, so their entry is replaced, for all threads, by one that asks which thread calls.
+    """
+    thread = threading.get_ident()
+    with _lock:
+        _plain_threads[thread] = _plain_threads.get(thread, 0) + 1
+        CheckpointFunction.apply = _apply  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        with _lock:
+            _plain_threads[thread] -= 1
+            if not _plain_threads[thread]:
+                del _plain_threads[thread]
+            if not _plain_threads:
+                del CheckpointFunction.apply  # what it inherits shows again
+
+
+def _apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+    if threading.get_ident() in _plain_threads:
+        return function(*args)
+    inherited: Callable[..., Any] = super(CheckpointFunction, CheckpointFunction).apply
+    return inherited(function, preserve_rng_state, *args)

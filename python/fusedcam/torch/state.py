@@ -1,0 +1,103 @@
+"""The model's own state around an explanation: its modes, buffers and random numbers, what in it stops recording."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["evaluating", "explain_failure", "warn_of_probabilities", "warn_of_training"]
+
+_lock = threading.RLock()
+"""Two threads that switch one model's flags at a time would each restore what the other has set."""
+
+
+@contextmanager
+def evaluating(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Where wanted, every module is in evaluation mode within the block; then flags, buffers and random state are back.
+
+    The flags are set without `Module.eval()`, which a module may override to do more than that.
+    """
+    if not wanted:
+        yield
+        return
+    with _lock:
+        modes = [(module, module.training) for module in model.modules()]
+        buffers = [
+            (module._buffers, name, buffer, buffer.clone(), _version(buffer))
+            for module, _ in modes
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+        with torch.random.fork_rng(devices):
+            try:
+                for module, _ in modes:
+                    module.training = False
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+                for owner, name, buffer, before, version in buffers:
+                    owner[name] = buffer
+                    if version is not None and _version(buffer) == version:
+                        continue  # a write, of the same values even, would spoil graphs that have saved the buffer
+                    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+                        buffer.copy_(before)
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def warn_of_training(model: nn.Module) -> bool:
+    """Warn, and say that one did, if `model` is in training mode."""
+    if not any(module.training for module in model.modules()):
+        return False
+    warnings.warn(
+        "the model is in training mode: batch statistics mix the scores of a batch's images and dropout is at work; "
+        "call model.eval() or pass eval=True to explain it as it predicts",
+        stacklevel=3,
+    )
+    return True
+
+
+def warn_of_probabilities(output: object) -> None:
+    """Warn if the rows of `output` [N, classes] look like probabilities."""
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2 or not output.is_floating_point():
+        return
+    tolerance = max(1e-3, output.shape[1] ** 0.5 * torch.finfo(output.dtype).eps)
+    rows = output.detach().double()
+    if len(rows) and bool(((rows >= 0).all(1) & ((rows.sum(1) - 1).abs() < tolerance)).all()):
+        warnings.warn(
+            "the rows of the model's output sum to 1, as a softmax's do; Grad-CAM differentiates the score before the "
+            "softmax, whose gradient vanishes where the model is sure",
+            stacklevel=3,
+        )
+
+
+def explain_failure(model: nn.Module, error: RuntimeError) -> NoReturn:
+    """Raise in place of `error` one that says what to do, where that is known."""
+    text = str(error)
+    if "cudnn RNN backward can only be called in training mode" in text:
+        raise RuntimeError(
+            "cuDNN cannot differentiate its recurrent layers in evaluation mode; run the call under "
+            "torch.backends.cudnn.flags(enabled=False)"
+        ) from error
+    if "Inference tensors cannot be saved for backward" in text:
+        states = [*model.named_parameters(), *model.named_buffers()]
+        names = [name for name, tensor in states if tensor.is_inference()]
+        what = f"{', '.join(names[:3])} of the model" if names else "a tensor that the model uses"
+        raise RuntimeError(
+            f"{what} was created in inference mode, which autograd cannot record; create it outside of "
+            "torch.inference_mode()"
+        ) from error
+    if type(error).__name__ == "Unsupported" and type(error).__module__.startswith("torch._dynamo"):
+        raise RuntimeError(
+            "the model is compiled as a whole (fullgraph=True), which leaves no room to record a part of it; explain "
+            "what it was made of"
+        ) from error
+    raise error

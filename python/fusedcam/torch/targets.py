@@ -1,0 +1,117 @@
+"""What is explained: from what a caller asks for to a score per image, [N], or per image and class, [N, K]."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Score", "score_function"]
+
+Score = Callable[[Any], Tensor]
+
+_ACCEPTED = "a class for all images, N classes, N equally long lists of classes, a callable or N callables"
+
+
+def score_function(targets: Any, n: int) -> Score:
+    """The function from the model's output to its score, [N] or [N, K], that `targets` means for N images.
+
+    Raises:
+        ValueError: a wrong count, lists of different lengths; when called: a class out of range, an output that is not
+            [N, classes], a score of another shape.
+        TypeError: neither classes nor callables.
+    """
+    if targets is None:
+        return lambda output: _classes(output, n).max(1).values
+    if callable(targets):
+        return lambda output: _checked(targets(output), n)
+    if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):
+        _check_count(len(targets), n)
+        return lambda output: _checked(_of_each(targets, output), n)
+    indices = _indices(targets, n)
+    return lambda output: _select(_classes(output, n), indices)
+
+
+def _indices(targets: Any, n: int) -> Tensor:
+    """Classes as integers, [N] or [N, K]."""
+    if isinstance(targets, Tensor | np.ndarray | np.generic):
+        targets = targets.tolist()
+    if not isinstance(targets, Sequence) or isinstance(targets, str | bytes):
+        return torch.full((n,), _index(targets))
+    _check_count(len(targets), n)
+    rows = [row.tolist() if isinstance(row, Tensor | np.ndarray | np.generic) else row for row in targets]
+    nested = [isinstance(row, Sequence) and not isinstance(row, str | bytes) for row in rows]
+    if not any(nested):
+        return torch.tensor([_index(row) for row in rows], dtype=torch.int64)
+    lengths = [len(row) if is_list else None for row, is_list in zip(rows, nested, strict=True)]
+    if len(set(lengths)) != 1 or lengths[0] == 0:
+        raise ValueError(
+            f"targets: images have {lengths} classes; accepted is the same number, at least 1, for every image"
+        )
+    return torch.tensor([[_index(k) for k in row] for row in rows], dtype=torch.int64)
+
+
+def _index(target: Any) -> int:
+    if not isinstance(target, bool | np.bool_):
+        try:
+            return operator.index(target)
+        except TypeError:
+            pass
+    raise TypeError(f"targets: a class is given as {target!r}; accepted is an int. Targets are {_ACCEPTED}")
+
+
+def _check_count(count: int, n: int) -> None:
+    if count != n:
+        hint = "; several classes of one image are [[k, l]]" if n == 1 else ""
+        raise ValueError(f"targets: {count} came for {n} images; accepted is one, or one list, per image{hint}")
+
+
+def _classes(output: Any, n: int) -> Tensor:
+    """The model's output, which is [N, classes]."""
+    if isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == n and output.is_floating_point():
+        return output
+    came = f"{output.dtype} of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    raise ValueError(
+        f"targets: classes need an output [N, classes] of floats with N = {n}, the model returned {came}; "
+        "pass a callable from the output to a score [N] or [N, K]"
+    )
+
+
+def _select(output: Tensor, indices: Tensor) -> Tensor:
+    classes = output.shape[1]
+    wrong = indices[(indices < 0) | (indices >= classes)]
+    if wrong.numel():
+        raise ValueError(f"targets: class {int(wrong[0])} is out of range; the model has classes 0 to {classes - 1}")
+    columns = indices.to(output.device)
+    return output.gather(1, columns if columns.ndim == 2 else columns[:, None]).reshape(columns.shape)
+
+
+def _of_each(targets: Sequence[Callable[[Any], Tensor]], output: Any) -> Tensor:
+    """[N] or [N, K] from one callable per image, which sees what the model returned for that image."""
+    try:
+        images = [output[i] for i in range(len(targets))]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"targets: a list of callables needs an output whose [i] is image i's, the model returned "
+            f"{type(output).__name__}; pass one callable from the whole output to a score [N] or [N, K]"
+        ) from error
+    scores = [target(image) for target, image in zip(targets, images, strict=True)]
+    for score in scores:
+        if not isinstance(score, Tensor):
+            raise TypeError(f"targets: a callable returned {type(score).__name__}; accepted is a tensor")
+        if score.ndim > 1 or score.shape != scores[0].shape:
+            shapes = [tuple(score.shape) for score in scores]
+            raise ValueError(f"targets: the callables' scores have shapes {shapes}; accepted is () or (K,) of all")
+    return torch.stack(scores)
+
+
+def _checked(score: Any, n: int) -> Tensor:
+    if not isinstance(score, Tensor):
+        raise TypeError(f"targets: the score is a {type(score).__name__}; accepted is a tensor [N] or [N, K]")
+    if score.ndim not in (1, 2) or score.shape[0] != n or (n > 0 and score.shape[-1] == 0):
+        raise ValueError(f"targets: the score has shape {tuple(score.shape)}; accepted is [N] or [N, K] with N = {n}")
+    if not score.is_floating_point():
+        raise TypeError(f"targets: dtype of the score is {score.dtype}; accepted is a floating-point dtype")
+    return score
