@@ -1,0 +1,54 @@
+"""What a call costs before any arithmetic: `cam` on 1x1x2x2 arrays against one small operation on the same.
+
+Interleaved; the ratio is taken within each round, and its median and quartiles are printed. Then what importing costs
+beyond NumPy, in fresh processes.
+"""
+
+import subprocess
+import sys
+from timeit import Timer
+
+import numpy as np
+import torch
+
+import fusedcam
+from bench import quartiles
+
+CAM = 'cam(a, g, size=2, method="gradcam")'
+AGAINST = {"torch.relu": "relu(a)", "np.add": "add(a, g)"}
+ROUNDS, CALLS = 201, 2000
+
+IMPORTS = {"NumPy": "import numpy", "fusedcam after NumPy": "import fusedcam; fusedcam.cam"}
+PROCESSES = 31
+
+
+def main() -> None:
+    a, g = torch.randn(1, 1, 2, 2), torch.randn(1, 1, 2, 2)
+    names = {"cam": fusedcam.cam, "relu": torch.relu, "add": np.add}
+    for title, statement in AGAINST.items():
+        own = {"a": a, "g": g} if title.startswith("torch") else {"a": a.numpy(), "g": g.numpy()}
+        pair = [Timer(call, globals=names | own) for call in (CAM, statement)]
+        figures = np.array([[timer.timeit(CALLS) / CALLS for timer in pair] for _ in range(ROUNDS)])
+        cam, other = 1e9 * np.median(figures, axis=0)
+        low, middle, high = quartiles(figures[:, 0] / figures[:, 1])
+        print(f"{CAM} {cam:.0f} ns, {title} {other:.0f} ns: ratio {middle:.2f} ({low:.2f} to {high:.2f})")
+    for title, times in import_times().items():
+        low, middle, high = quartiles(np.array(times))
+        print(f"import {title}: {middle:.1f} ms ({low:.1f} to {high:.1f})")
+
+
+def import_times() -> dict[str, list[float]]:
+    """Milliseconds; every process measures one statement after the other."""
+    clock = "from time import perf_counter as now\nstart = now()\n"
+    code = clock + "\n".join(
+        f"{statement}\nprint(1e3 * (now() - start))\nstart = now()" for statement in IMPORTS.values()
+    )
+    rounds = [
+        [float(line) for line in subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()]
+        for _ in range(PROCESSES + 1)
+    ][1:]  # the first reads the files from the disk
+    return dict(zip(IMPORTS, map(list, zip(*rounds, strict=True)), strict=True))
+
+
+if __name__ == "__main__":
+    main()
