@@ -1,0 +1,183 @@
+// cam, resize, colorize and overlay on random shapes, types and layouts against float64, in memory of exact size.
+#include <limits>
+
+#include "reference.hpp"
+
+using namespace fusedcam;
+using test::Array;
+using test::integer;
+using test::Map;
+using test::shape_of;
+
+namespace {
+
+constexpr DType floating[] = {DType::float32, DType::float16, DType::bfloat16, DType::float64};
+
+DType any_floating() { return floating[integer(0, 3)]; }
+Size any_size() { return {integer(1, 40), integer(1, 40)}; }
+Normalize any_normalize() { return static_cast<Normalize>(integer(0, 2)); }
+double unit(DType dtype) { return dtype == DType::float64 ? 1e-6 * 0x1p-29 : 1e-6; }
+// The order of axes and their direction are chosen at random; all elements are poisoned.
+Array poisoned(const Shape& shape, DType dtype) {
+    Array out(shape, dtype, true);
+    out.fill(dtype == DType::uint8 ? 77 : std::numeric_limits<double>::quiet_NaN());
+    return out;
+}
+
+// |got - expected| within 2d / (range - 2d) + 2^-22 once normalised by the range, d raw.
+void compare(const Array& out, int64_t map_index, const Map& raw, Normalize normalize, double d, const char* what) {
+    const auto [low, high] = std::minmax_element(raw.begin(), raw.end());
+    const double offset = normalize == Normalize::minmax ? *low : 0, range = *high - offset;
+    const int64_t count = static_cast<int64_t>(raw.size());
+    for (int64_t p = 0; p < count; ++p) {
+        const double got = out.get(map_index * count + p);
+        if (normalize == Normalize::none) {
+            CHECK(std::abs(got - raw[static_cast<size_t>(p)]) <= d, "%s: %g, expected %g", what, got,
+                  raw[static_cast<size_t>(p)]);
+        } else if (range <= 64 * d) {
+            CHECK(got <= 1 && (normalize == Normalize::max || got >= 0), "%s: %g is outside [0, 1]", what, got);
+        } else {
+            const double expected = (raw[static_cast<size_t>(p)] - offset) / range;
+            const double bound = (2 * d / (range - 2 * d)) * std::max(1.0, std::abs(expected)) + 0x1p-22;
+            CHECK(std::abs(got - expected) <= bound, "%s: %g, expected %g", what, got, expected);
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE(cam_agrees_with_float64) {
+    for (int round = 0; round < 200; ++round) {
+        const int64_t N = integer(1, 3), K = integer(1, 4), C = integer(1, round % 10 ? 40 : 1500), H = integer(1, 12),
+                      W = integer(1, 12);
+        const DType dtype = any_floating();
+        const bool by_weights = integer(0, 3) == 0;
+        Array activations(shape_of({N, C, H, W}), dtype, round % 2),
+            second(by_weights ? shape_of({N, K, C}) : shape_of({N, K, C, H, W}), dtype, round % 3 == 0);
+        activations.fill_normal();
+        second.fill_normal();
+        CamOptions options;
+        options.relu = integer(0, 1);
+        options.normalize = any_normalize();
+        if (integer(0, 1)) options.size = any_size();
+        CamCall call = plan_cam(activations.view(), second.view(),
+                                by_weights ? CamSource::weights : CamSource::gradients, options);
+        Array out = poisoned(call.result, result_dtype(dtype));
+        call.out = out.view();
+        cpu::cam(call);
+
+        const Size size = options.size.value_or(Size{H, W});
+        for (int64_t n = 0; n < N; ++n)
+            for (int64_t k = 0; k < K; ++k) {
+                Map map(static_cast<size_t>(H * W)), magnitude = map;
+                for (int64_t c = 0; c < C; ++c) {
+                    const int64_t channel = (n * K + k) * C + c;
+                    double alpha = 0, mean_size = 0;
+                    for (int64_t p = 0; p < (by_weights ? 1 : H * W); ++p) {
+                        const double g = second.get(by_weights ? channel : channel * H * W + p);
+                        alpha += g / static_cast<double>(by_weights ? 1 : H * W);
+                        mean_size += std::abs(g) / static_cast<double>(by_weights ? 1 : H * W);
+                    }
+                    for (int64_t p = 0; p < H * W; ++p) {
+                        const double a = activations.get((n * C + c) * H * W + p);
+                        map[static_cast<size_t>(p)] += alpha * a;
+                        magnitude[static_cast<size_t>(p)] += mean_size * std::abs(a);
+                    }
+                }
+                if (options.relu)
+                    for (double& value : map) value = std::max(value, 0.0);
+                const double d = unit(dtype) * *std::max_element(magnitude.begin(), magnitude.end());
+                compare(out, n * K + k, test::resized(map, H, W, size), options.normalize, d, "cam");
+            }
+    }
+}
+
+TEST_CASE(one_image_large_enough_for_threads) {
+    const int64_t C = 300, H = 37, W = 41;
+    Array activations(shape_of({1, C, H, W}), DType::float32), gradients(shape_of({1, C, H, W}), DType::float32);
+    activations.fill_normal();
+    gradients.fill_normal();
+    CamOptions options;
+    options.size = Size{200, 300};
+    CamCall call = plan_cam(activations.view(), gradients.view(), CamSource::gradients, options);
+    CHECK(call.work >= serial_below);
+    Array out = poisoned(call.result, DType::float32), again = poisoned(call.result, DType::float32);
+    call.out = out.view();
+    cpu::cam(call);
+    call.work = 0;  // the same on one thread
+    call.out = again.view();
+    cpu::cam(call);
+    for (int64_t p = 0; p < 200 * 300; ++p) CHECK(out.get(p) == again.get(p), "pixel %d", static_cast<int>(p));
+}
+
+TEST_CASE(resize_agrees_with_float64_and_keeps_the_extremes) {
+    for (int round = 0; round < 200; ++round) {
+        const int64_t maps = integer(1, 3), H = integer(1, 15), W = integer(1, 15);
+        const DType dtype = any_floating();
+        Array heatmap(shape_of({maps, H, W}), dtype, round % 2);
+        heatmap.fill_normal();
+        const Size size = any_size();
+        const Normalize normalize = any_normalize();
+        ResizeCall call = plan_resize(heatmap.view(), size, normalize);
+        Array out = poisoned(call.result, result_dtype(dtype));
+        call.out = out.view();
+        cpu::resize(call);
+        for (int64_t m = 0; m < maps; ++m) {
+            Map map;
+            double magnitude = 0;
+            for (int64_t p = 0; p < H * W; ++p) map.push_back(heatmap.get(m * H * W + p));
+            for (const double value : map) magnitude = std::max(magnitude, std::abs(value));
+            const Map raw = test::resized(map, H, W, size);
+            compare(out, m, raw, normalize, unit(dtype) * magnitude, "resize");
+            const auto [low, high] = std::minmax_element(raw.begin(), raw.end());
+            if (normalize != Normalize::minmax || *high - *low < 1e-3) continue;
+            double least = 2, most = -2;
+            for (int64_t p = 0; p < size.height * size.width; ++p) {
+                least = std::min(least, out.get(m * size.height * size.width + p));
+                most = std::max(most, out.get(m * size.height * size.width + p));
+            }
+            CHECK(least == 0 && most == 1, "extremes are %g and %g", least, most);
+        }
+    }
+}
+
+TEST_CASE(overlay_and_colorize_agree_with_their_formulas) {
+    uint8_t palette[256][3];
+    for (auto& row : palette)
+        for (auto& value : row) value = static_cast<uint8_t>(integer(0, 255));
+    for (int round = 0; round < 100; ++round) {
+        const Size size = any_size();
+        const int64_t h = integer(1, 9), w = integer(1, 9);
+        Array heatmap(shape_of({h, w}), any_floating(), round % 2),
+            image(shape_of({size.height, size.width, 3}), DType::uint8, round % 3);
+        heatmap.fill_normal();
+        for (int64_t i = 0; i < size.height * size.width * 3; ++i) image.set(i, static_cast<double>(integer(0, 255)));
+        if (round % 5 == 0) heatmap.set(integer(0, h * w - 1), std::numeric_limits<double>::quiet_NaN());
+
+        ResizeCall resize = plan_resize(heatmap.view(), size, Normalize::none);
+        Array values(resize.result, result_dtype(heatmap.view().dtype));
+        resize.out = values.view();
+        cpu::resize(resize);
+        ColorizeCall colorize = plan_colorize(heatmap.view(), palette, size, Normalize::none);
+        Array colours = poisoned(colorize.result, DType::uint8);
+        colorize.out = colours.view();
+        cpu::colorize(colorize);
+        OverlayCall overlay = plan_overlay(image.view(), heatmap.view(), palette, 0.25, Normalize::none);
+        Array blended = poisoned(overlay.result, DType::uint8);
+        overlay.out = blended.view();
+        cpu::overlay(overlay);
+        for (int64_t p = 0; p < size.height * size.width; ++p) {
+            const double value = values.get(p);
+            for (int64_t c = 0; c < 3; ++c) {
+                const double below = image.get(3 * p + c);
+                if (std::isnan(value)) {
+                    CHECK(colours.get(3 * p + c) == 0 && blended.get(3 * p + c) == below);
+                    continue;
+                }
+                const double colour = palette[static_cast<int>(std::clamp(value, 0.0, 1.0) * 255 + 0.5)][c];
+                CHECK(colours.get(3 * p + c) == colour);
+                CHECK(blended.get(3 * p + c) == std::floor(0.75 * below + 0.25 * colour + 0.5));
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+"""Random calls of every op, well-formed and mangled, in a process that may crash.
+
+    python tests/fuzz.py --seed 7 --calls 10000
+    python tests/fuzz.py --seed 7 --first 4711 --calls 1    # the one that went wrong
+
+Tests start it with `start`, which says how to repeat the call that went wrong.
+
+Every call must return what it promises or raise ValueError, TypeError or what a user's own object raised. `out` lies
+inside a larger buffer, of which no other byte may change; after an exception no byte of `out` itself either.
+"""
+
+import argparse
+import faulthandler
+import os
+import random
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+import fusedcam
+from fuzz_inputs import FLOATS, Boom, Random
+
+Call = tuple[str, list[Any], dict[str, Any], tuple[int, ...] | None]  # the shape of the result, if it is known
+
+OPTIONS = {
+    "cam": ("weights", "method", "size", "relu", "normalize", "nan", "spatial", "layout"),
+    "resize": ("normalize",),
+    "colorize": ("colormap", "size", "normalize"),
+    "overlay": ("colormap", "alpha", "normalize"),
+}
+
+
+def well_formed(rng: Random) -> Call:
+    """The name of an op, arguments that fit, and the shape of the result."""
+    op = rng.choice(("cam", "cam", "resize", "colorize", "overlay"))
+    N, K, C, H, W = rng.choice((0, 1, 2, 3)), rng.choice((0, 1, 3)), *rng.extents(3, 60 if rng.random() < 0.01 else 7)
+    dtype = rng.choice(FLOATS)
+    most = 500 if rng.random() < 0.03 else 12  # large enough for threads, now and then
+    size = rng.choice((None, rng.randint(1, most), rng.extents(2, most), list(rng.extents(2, most))))
+    height, width = (H, W) if size is None else (size, size) if isinstance(size, int) else size
+    options: dict[str, Any] = {"normalize": rng.choice(("minmax", "max", None))}
+    if op == "cam":
+        batch, classes = rng.choice(((), (N,))), rng.choice(((), (K,)))
+        last = rng.random() < 0.3
+        pixels = [(C, H, W), (H, W, C)][last]
+        options |= {"size": size, "relu": rng.random() < 0.5, "nan": rng.choice(("propagate", "zero", "raise"))}
+        options["layout"] = "last" if last else "first"
+        arguments = [rng.array(batch + pixels, dtype)]
+        if rng.random() < 0.3:
+            options["weights"] = rng.array(batch + classes + (C,), dtype)
+        else:
+            arguments.append(rng.array(batch + classes + pixels, dtype))
+        shape = (*batch, *classes, height, width)
+    elif op == "overlay":
+        batch = rng.choice(((), (N,)))
+        height, width = rng.extents(2, most)
+        image = rng.choice(((height, width), (height, width, 1), (height, width, 3), (3, height, width)))
+        if image[0] == 3 and image[-1] in (1, 3):  # would be read as channels last
+            image = (height, width)
+        arguments = [rng.array(batch + image, rng.choice((dtype, "u1"))), rng.array((*batch, H, W), dtype)]
+        options |= {"alpha": rng.random(), "colormap": rng.choice(("jet", "grey", np.zeros((256, 3))))}
+        shape = (*batch, height, width, 3)
+    else:
+        batch = tuple(rng.randint(0, 3) for _ in range(rng.randint(0, 3)))
+        arguments = [rng.array((*batch, H, W), dtype)]
+        if op == "resize":
+            height, width = rng.extents(2, most)
+            arguments.append((height, width))
+        else:
+            options["size"] = size
+        shape = (*batch, height, width, *((3,) if op == "colorize" else ()))
+    result = "u1" if op in ("colorize", "overlay") else "f8" if np.dtype(dtype) == "f8" else "f4"
+    if rng.random() < 0.7:
+        options["out"] = rng.lay_out(shape, result)
+    return op, arguments, options, shape
+
+
+def mangle(rng: Random, op: str, arguments: list[Any], options: dict[str, Any]) -> Call:
+    """One to three arguments replaced, dropped or added."""
+    inputs = [value for value in arguments if isinstance(value, np.ndarray)]
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        kind = rng.random()
+        if kind < 0.4 and arguments:
+            position = rng.randrange(len(arguments))
+            arguments[position] = rng.choice((rng.near, rng.near, rng.alter))(arguments[position])
+        elif kind < 0.65:
+            name = rng.choice(sorted(options))
+            options[name] = rng.choice((rng.near, rng.alter))(options[name])
+        elif kind < 0.8:
+            name = rng.choice((*OPTIONS[op], "out"))
+            options[name] = rng.alter(options.get(name))
+        elif kind < 0.9:
+            options["out"] = rng.near(rng.choice([*inputs, options.get("out")]))
+        elif kind < 0.93:
+            options[rng.choice(("typo", "é", "activations", "heatmap", "image"))] = rng.junk()
+        elif kind < 0.96:
+            arguments.append(rng.junk())
+        elif arguments:
+            arguments.pop()
+    return op, arguments, options, None
+
+
+def memory(view: np.ndarray) -> np.ndarray:
+    """All bytes of the buffer that the array lies in."""
+    while isinstance(view.base, np.ndarray) or hasattr(view.base, "base"):
+        view = view.base
+    return view.ravel("K").view(np.uint8)
+
+
+def elements(view: np.ndarray, buffer: np.ndarray) -> np.ndarray:
+    """The bytes of an array's elements, in a copy of its buffer."""
+    start = view.__array_interface__["data"][0] - memory(view).__array_interface__["data"][0]
+    return as_strided(buffer[start:], (*view.shape, view.itemsize), (*view.strides, 1))
+
+
+def run(seed: int, index: int) -> bool:
+    """One call. True when it returned something."""
+    rng = Random(f"{seed}/{index}")
+    op, arguments, options, shape = well_formed(rng)
+    if rng.random() < 0.6:
+        op, arguments, options, shape = mangle(rng, op, arguments, options)
+    out = options.get("out")
+    given = [value for value in [*arguments, *options.values()] if isinstance(value, np.ndarray)]
+    given = [value for value in given if not value.dtype.hasobject]
+    before = [memory(value).copy() for value in given]
+    error = result = None
+    try:
+        result = getattr(fusedcam, op)(*arguments, **options)
+    except Exception as raised:
+        error = raised
+    if error is not None:
+        assert type(error) in (ValueError, TypeError, Boom), repr(error)
+        assert shape is None or "nan='raise' and the class activation maps hold" in str(error), (
+            f"refused what fits: {error}"
+        )
+    else:
+        assert out is None or result is out
+        assert shape is None or np.asarray(result).shape == shape
+    for value, old in zip(given, before, strict=True):
+        new = memory(value).copy()
+        if value is result:  # the elements of `out` may change, and nothing around them
+            elements(value, old)[...] = elements(value, new)[...] = 0
+        assert old.tobytes() == new.tobytes(), "memory was written to that is not out's"
+    return error is None
+
+
+def start(calls: int, *command: str, **environment: str) -> None:
+    """That many calls with a fresh seed in a process of their own; `command` stands before the program's name."""
+    seed = random.SystemRandom().randrange(2**32)
+    process = subprocess.run(
+        [sys.executable, *command, __file__, "--seed", str(seed), "--calls", str(calls)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=os.environ | environment,
+    )
+    begun = [line for line in process.stdout.split("\n") if line.isdecimal()]
+    again = f"python tests/fuzz.py --seed {seed} --first {begun[-1] if begun else 0}"
+    assert process.returncode == 0, f"{process.stderr}\nstatus {process.returncode}, again by: {again}"
+    assert len(begun) == calls, again
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--calls", type=int, default=1)
+    given = parser.parse_args()
+    faulthandler.enable()
+    returned = 0
+    for index in range(given.first, given.first + given.calls):
+        os.write(1, b"%d\n" % index)
+        returned += run(given.seed, index)
+    print(f"{returned} of {given.calls} calls returned")
+
+
+if __name__ == "__main__":
+    main()

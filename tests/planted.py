@@ -1,0 +1,179 @@
+"""The bugs that plant_bugs.py plants: a file, what is wrong, and text replaced by text, which must stand there once."""
+
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    file: str
+    name: str
+    edits: tuple[tuple[str, str], ...]
+    likely: tuple[str, ...]
+    """The tests to begin with, which saves time and nothing else."""
+
+
+# Where test_cam.py is not the one that finds it.
+LIKELY = {
+    "cpu/overlay.cpp": ("colorize", "overlay"),
+    "a weight of 0 reads infinity": ("nan",),
+    "minimum and maximum lose NaN": ("nan",),
+    "a NaN map becomes zeros": ("nan",),
+    "ReLU loses NaN": ("nan",),
+    "nan='zero' passes infinity": ("nan",),
+    "nan='raise' writes out": ("nan",),
+    "grey images step through channels": ("overlay",),
+    "channels first preferred": ("overlay",),
+}
+
+
+def bug(file: str, name: str, *texts: str) -> Bug:
+    """Texts in pairs: old, new, old, new, ..."""
+    edits = tuple(zip(texts[::2], texts[1::2], strict=True))
+    return Bug(f"csrc/{file}", name, edits, LIKELY.get(name, LIKELY.get(file, ("minimal", "cam"))))
+
+
+NONE = bug("ops.cpp", "no bug")
+CAM = "cpu/cam.cpp"
+DRAW = """call_.out.offset(item.map + k, 2),
+                   0, grid_.y.out, row);"""
+RELU_ON_OUT = """
+        for (int64_t i = 0; call_.options.relu && i < grid_.y.out * grid_.x.out; ++i) {
+            T& v = *call_.out.at<T>(call_.out.offset(item.map + k, 2) + i / grid_.x.out * call_.out.stride(-2) +
+                                    i % grid_.x.out * call_.out.stride(-1));
+            v = v < T(0) ? T(0) : v;
+        }"""
+AS_FIRST = """{
+        call.activations.move_axis(rank - 1, rank - 3);
+        call.activations = dense_view(activations.data, call.activations.shape, activations.dtype);
+    }"""
+POOL = """for (int64_t p = 0; p < pixels_; p += tile_pixels) {
+            const int64_t length = std::min(tile_pixels, pixels_ - p);
+            const Rows<T> rows = gradients_"""
+MAP = """for (int64_t p = 0; p < pixels_; p += tile_pixels) {
+                const int64_t length = std::min(tile_pixels, pixels_ - p);"""
+FULL_TILES = ("p < pixels_;", "p == 0 || p + tile_pixels <= pixels_;")
+EDGES = " || taps_[x + 1].low != taps_[x].low"
+
+BUGS = [
+    # sampling.hpp: where a pixel comes from, and what it becomes
+    bug("sampling.hpp", "samples half a pixel off", "(2 * x + 1) * in - out, denom", "2 * x * in, denom"),
+    bug("sampling.hpp", "wrong clamp at the far edge", "if (low >= in - 1)", "if (low >= in - 2)"),
+    bug("sampling.hpp", "no clamp at the near edge", "return {0, 0, T(0)};", "return {0, in > 1, T(0.25)};"),
+    bug("sampling.hpp", "a weight of 0 reads infinity", "weight == T(0) ? a : between", "between"),
+    bug(
+        "sampling.hpp",
+        "(1 - w) a + w b",
+        "a + weight * (b - a);\n",
+        "(T(1) - weight) * a + weight * b;\n",
+    ),
+    bug(
+        "sampling.hpp",
+        "minimum and maximum lose NaN",
+        "(value < low || value != value)",
+        "(value < low)",
+        "(value > high || value != value)",
+        "(value > high)",
+    ),
+    bug("sampling.hpp", "a NaN map becomes zeros", "fill = std::numeric_limits<T>::quiet_NaN();", "fill = T(0);"),
+    bug(
+        "sampling.hpp",
+        "times the reciprocal",
+        "scaled = (value - offset) / divisor",
+        "scaled = (value - offset) * (T(1) / divisor)",
+    ),
+    bug("sampling.hpp", "max subtracts the minimum", "minmax ? range.low : T(0)", "range.low"),
+    bug("sampling.hpp", "a flat map is divided by 0", "!(range.high > offset)", "range.high < offset"),
+    # resample.hpp: maps on their way to the output grid
+    bug(
+        "cpu/resample.hpp",
+        "extremes of the small map",
+        "i < y.edge_count(); ++i",
+        "i < y.in; ++i",
+        "const Tap<T> at = y[y.edge(i)];",
+        "const Tap<T> at{i, i, T(0)};",
+    ),
+    bug("cpu/resample.hpp", "extremes miss the ends of cells", EDGES, ""),
+    bug("cpu/resample.hpp", "exact rows are not normalised", "row[x] = scale(low[x]);", "row[x] = low[x];"),
+    bug(
+        "cpu/resample.hpp",
+        "out is taken to be dense",
+        "out.at<T>(offset + y * over_height)",
+        "out.at<T>(offset + y * width)",
+    ),
+    bug("cpu/resample.hpp", "swapped strides of a heatmap", "y * heatmap.strides[0]", "y * step * width"),
+    bug(
+        "cpu/resample.hpp",
+        "every map is the first",
+        "heatmap.sub(index, 2), small);\n            c",
+        "heatmap.sub(0, 2), small);\n            c",
+    ),
+    # cam.cpp, sums.hpp: pooling and summing
+    bug(CAM, "skipped tail of channels", "for (; c < channels; ++c)", "for (; c < 0; ++c)"),
+    bug(CAM, "skipped last block of channels", "(channels_ + block_ - 1) / block_", "channels_ / block_"),
+    bug(CAM, "skipped tail of pooled pixels", POOL, POOL.replace(*FULL_TILES)),
+    bug(CAM, "skipped tail of the map's pixels", MAP, MAP.replace(*FULL_TILES)),
+    bug(CAM, "alpha not divided", "sums[c].total() / static_cast<T>(pixels_)", "sums[c].total()"),
+    bug(CAM, "ReLU after resampling", "if (options.relu)", "if (false)", DRAW, DRAW + RELU_ON_OUT),
+    bug(CAM, "ReLU loses NaN", "map[p] < T(0) ? T(0) : map[p]", "map[p] > T(0) ? map[p] : T(0)"),
+    bug(CAM, "nan='zero' passes infinity", "!std::isfinite(map[p])", "std::isnan(map[p])"),
+    bug(CAM, "every class is the first", "offset(item.map + k, 3) + c", "offset(item.map, 3) + c"),
+    bug(
+        CAM,
+        "wrong K stride of partial maps",
+        "pairwise_rows(map, blocks_, group_ * pixels_",
+        "pairwise_rows(map, blocks_, pixels_",
+    ),
+    bug(CAM, "later groups of classes drawn first", "image * classes_ + first}", "image * classes_}"),
+    bug(CAM, "maps of later classes not cleared", "item.classes * pixels_, T(0)", "pixels_, T(0)"),
+    bug(CAM, "one zero stride taken for two", "no_step(3) && no_step(4)", "no_step(3) || no_step(4)"),
+    bug("cpu/sums.hpp", "skipped tail of lanes", "i + j < length", "i + j < 0"),
+    bug("cpu/sums.hpp", "an odd block is left out", "i + apart < count", "i + 2 * apart <= count"),
+    bug(
+        "cpu/sums.hpp", "one long chain over channels", "(sixteenth + 7) / 8 * 8, 8, 128", "sixteenth * 16, 8, 1 << 20"
+    ),
+    bug("cpu/sums.hpp", "one long chain over pixels", "lanes = 16", "lanes = 1"),
+    # tiles.hpp, dtype.hpp: reading
+    bug("cpu/tiles.hpp", "swapped stride", "h * over_height_ + w * over_width", "h * width_ + w * over_width"),
+    bug("cpu/tiles.hpp", "sliced rows taken to be dense", "(array.extent(-2) == 1 || over_height_ == width_)", "true"),
+    bug("dtype.hpp", "bfloat16 loses its last bit", "(value.bits) << 16", "(value.bits & 0xfffeu) << 16"),
+    bug(
+        "dtype.hpp", "float16 subnormals are zeros", "exponent == 0 ? subnormal : normal", "exponent == 0 ? 0u : normal"
+    ),
+    bug("dtype.hpp", "float16 infinity is finite", "exponent == 0x0f800000u ? special : finite", "finite"),
+    # ops.cpp: shapes
+    bug("ops.cpp", "every image has the first one's weights", "if (view.extent(0) != N) {", "if (N > 0) {"),
+    bug("ops.cpp", "channels-last read as first", "call.activations.move_axis(rank - 1, rank - 3);", AS_FIRST),
+    bug("ops.cpp", "grey images step through channels", "strides[batch + 2] = 0;", "strides[batch + 2] = 1;"),
+    bug(
+        "ops.cpp",
+        "channels first preferred",
+        "!colours(image.extent(-1))) {",
+        "(colours(image.extent(-3)) || !colours(image.extent(-1)))) {",
+    ),
+    # overlay.cpp: colours
+    bug("cpu/overlay.cpp", "colour index cut off", "* 255.0 + 0.5);", "* 255.0);"),
+    bug(
+        "cpu/overlay.cpp",
+        "colour index in float32",
+        "static_cast<double>(bounded) * 255.0 + 0.5",
+        "bounded * T(255) + T(0.5)",
+    ),
+    bug("cpu/overlay.cpp", "blend cut off", "static_cast<uint8_t>(value + 0.5)", "static_cast<uint8_t>(value)"),
+    bug(
+        "cpu/overlay.cpp",
+        "alpha and its rest swapped",
+        "share = call.alpha, rest = 1 - call.alpha",
+        "rest = call.alpha, share = 1 - call.alpha",
+    ),
+    bug("cpu/overlay.cpp", "NaN pixels blended", "nearest(known ? rest * below", "nearest(true ? rest * below"),
+    bug("cpu/overlay.cpp", "NaN pixels coloured", "known ? colour[c] : 0", "colour[c]"),
+    bug(
+        "cpu/overlay.cpp",
+        "float images not clamped",
+        "(wide > 1.0 ? 1.0 : (wide > 0.0 ? wide : 0.0))",
+        "(wide > 0.0 ? wide : 0.0)",
+    ),
+    # threads.cpp, entries.cpp
+    bug("cpu/threads.cpp", "the first thread's part only", "if (begin < end) share", "if (begin == 0) share"),
+    bug("cpu/threads.cpp", "skipped remainder of threads", "begin + each + (thread < rest ? 1 : 0)", "begin + each"),
+    bug("bind/entries.cpp", "nan='raise' writes out", "options.nan == NanPolicy::raise) {", "false) {"),
+]

@@ -1,0 +1,93 @@
+"""The oracle: one formula per op and method in float64, written for reading and for nothing else.
+
+Scores come beside their magnitude sums, by which the error rule in conftest.py measures.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Wide = NDArray[np.floating]
+
+
+def wide(array: NDArray) -> Wide:
+    """The same numbers with room to spare: float64, and long double for float64 itself."""
+    return array.astype(np.longdouble if array.dtype == np.float64 else np.float64)
+
+
+def gradcam(activations: Wide, gradients: Wide, typical: bool = False) -> tuple[Wide, Wide]:
+    """Selvaraju et al. 2017, equations 1 and 2, no ReLU; [N, C, H, W] and [N, K, C, H, W] -> [N, K, H, W].
+
+    The magnitude sum is that of mean|g| |A|, or, with `typical`, of |alpha| |A|, which is smaller where the
+    gradients of a channel cancel.
+    """
+    alpha = gradients.mean((-2, -1), keepdims=True)
+    bound = abs(alpha) if typical else abs(gradients).mean((-2, -1), keepdims=True)
+    terms = activations[:, None]
+    return (alpha * terms).sum(2), (bound * abs(terms)).sum(2)
+
+
+METHODS = {"gradcam": gradcam}
+
+
+def cam(
+    activations: Wide,  # [N, C, H, W]
+    gradients: Wide,  # [N, K, C, H, W], or [N, K, C, 1, 1] for the channels' weights themselves
+    method: str = "gradcam",
+    size: tuple[int, int] | None = None,
+    relu: bool = True,
+    nan: str = "propagate",
+    typical: bool = False,
+) -> tuple[Wide, Wide]:
+    """[N, K, H', W'] before normalisation, and the magnitude sums [N, K, H, W]."""
+    with np.errstate(invalid="ignore"):  # infinity times zero
+        scores, magnitude = METHODS[method](activations, gradients, typical)
+    if nan == "zero":
+        scores = np.where(np.isfinite(scores), scores, 0)
+    if relu:
+        scores = np.maximum(scores, 0)
+    return bilinear(scores, size or scores.shape[-2:]), magnitude
+
+
+def bilinear(maps: Wide, size: tuple[int, int]) -> Wide:
+    """Half-pixel centres, edges clamped: a + w (b - a) along x, then along y; a weight of 0 leaves b out."""
+    for axis, extent in ((-1, size[1]), (-2, size[0])):
+        last = maps.shape[axis] - 1
+        # Source positions (x + 1/2) * in / out - 1/2 as integers, in units of 1 / (2 out).
+        unit = 2 * extent
+        position = np.clip((2 * np.arange(extent) + 1) * (last + 1) - extent, 0, last * unit)
+        low, weight = position // unit, (position % unit) / maps.dtype.type(unit)
+        a, b = np.take(maps, low, axis), np.take(maps, np.minimum(low + 1, last), axis)
+        weight = weight if axis == -1 else weight[:, None]
+        with np.errstate(invalid="ignore"):
+            maps = np.where(weight == 0, a, a + weight * (b - a))
+    return maps
+
+
+def resize(maps: Wide, size: tuple[int, int]) -> tuple[Wide, Wide]:
+    return bilinear(maps, size), abs(maps)
+
+
+def normalize(maps: Wide, mode: str | None) -> Wide:
+    """Each [H, W] by its own extremes; a map without range ("max": without a positive score) becomes 0."""
+    low, high = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if mode == "minmax":
+            return np.where(high == low, 0, (maps - low) / (high - low))
+        if mode == "max":
+            return np.where(high <= 0, 0, maps / high)
+    return maps
+
+
+def colorize(heat: Wide, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[..., H, W] -> [..., H, W, 3]: the nearest of 256 colours, halves upwards; NaN is black."""
+    index = np.floor(255 * np.clip(np.nan_to_num(heat), 0, 1) + 0.5).astype(int)
+    return np.where(np.isnan(heat)[..., None], 0, table[index]).astype(np.uint8)
+
+
+def overlay(image: NDArray, heat: Wide, table: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
+    """image [..., H, W, 3 or 1], uint8 or floats in [0, 1]; heat [..., H, W]. NaN shows the image alone."""
+    below = image.astype(np.float64)
+    if image.dtype != np.uint8:
+        below = 255 * np.clip(np.nan_to_num(below, posinf=1), 0, 1)
+    blended = (1 - alpha) * below + alpha * colorize(heat, table)
+    return np.floor(np.where(np.isnan(heat)[..., None], below, blended) + 0.5).astype(np.uint8)

@@ -1,0 +1,91 @@
+"""EfficientNet-Lite0 on photographs: Grad-CAM is CAM where it must be, and finds the object that is named."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+import fusedcam
+from fusedcam.torch import GradCAM
+from fusedcam.torch.pretrained import SIDE, Classifier, load
+
+TILES = {"Egyptian cat": "chelsea", "espresso": "coffee", "tripod": "camera", "moped": "stereo_motorcycle"}
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Classifier:
+    return load("efficientnet-lite0")
+
+
+def photo(name: str) -> Image.Image:
+    pixels = getattr(skimage.data, name)()
+    return Image.fromarray(pixels[0] if isinstance(pixels, tuple) else pixels)
+
+
+@pytest.fixture(scope="module")
+def tiles(lite0) -> torch.Tensor:
+    return torch.cat([lite0.prepare(photo(name)) for name in TILES.values()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_before_pooling_gradcam_is_cam(lite0, tiles, dtype):
+    """Behind global average pooling and a linear layer, dy/dA is the class's row of weights over H*W."""
+    model = load("efficientnet-lite0").model.to(dtype)
+    classes = [lite0.find(name) for name in TILES]
+    with GradCAM(model, "_swish") as explain:  # the one ReLU6, whose last call feeds the pooling
+        raw = explain(tiles.to(dtype), targets=classes, size=None, relu=False, normalize=None)
+    with torch.no_grad():
+        activations = model.extract_features(tiles.to(dtype))
+    rows = model._fc.weight.detach()[classes]
+    cam = fusedcam.cam(activations, weights=rows, relu=False, normalize=None)
+
+    # Both are compared with the float64 sum, within the error rule: d = 1e-6 * S, S the sum of magnitudes.
+    wide, exact_rows = activations.double().numpy(), rows.double().numpy()[:, :, None, None]
+    exact = (exact_rows * wide).sum(1)
+    unit = 1e-6 if dtype is torch.float32 else 1e-6 * 2**-29
+    d = unit * (abs(exact_rows) * wide).sum(1).max((1, 2), keepdims=True)
+    H, W = activations.shape[2:]
+    assert (abs(cam.double().numpy() - exact) <= d).all()
+    assert (abs(H * W * raw.double().numpy() - exact) <= d).all()
+    assert abs(exact).max() > 1  # the scores are not lost in the bound
+
+
+def test_mosaic_lights_the_named_quadrant(lite0, tiles):
+    """Grid pointing game: in a 2x2 mosaic each class's positive mass and peak lie in its own photograph."""
+    cat, espresso, tripod, moped = tiles
+    mosaic = torch.cat([torch.cat([cat, espresso], 2), torch.cat([tripod, moped], 2)], 1)[None]
+    assert mosaic.shape == (1, 3, 2 * SIDE, 2 * SIDE)
+    with GradCAM(lite0.model) as explain:
+        heat = explain(mosaic, targets=[[lite0.find(name) for name in TILES]], normalize="max")[0].numpy()
+    quadrants = heat.reshape(4, 2, SIDE, 2, SIDE).sum((2, 4)).reshape(4, 4)
+    shares = np.diag(quadrants) / quadrants.sum(1)
+    assert shares.mean() > 0.7, shares
+    peaks = [np.unravel_index(one.argmax(), one.shape) for one in heat]
+    assert [2 * (y // SIDE) + x // SIDE for y, x in peaks] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("chelsea", "Egyptian cat"),
+        ("coffee", "espresso"),
+        ("camera", "tripod"),
+        ("stereo_motorcycle", "moped"),
+    ],
+)
+def test_first_choice(lite0, name, first):
+    with GradCAM(lite0.model) as explain:
+        heat = explain(lite0.prepare(photo(name)))
+    assert lite0.names[int(explain.output.argmax())][0] == first
+    assert heat.shape == (1, SIDE, SIDE)
+    assert heat.min() == 0
+    assert heat.max() == 1
+
+
+def test_prepare_is_the_square_middle_scaled(lite0):
+    pixels = np.zeros((SIDE, 3 * SIDE, 3), np.uint8)
+    pixels[:, SIDE : 2 * SIDE] = np.random.default_rng().integers(256, size=(SIDE, SIDE, 3))
+    prepared = lite0.prepare(Image.fromarray(pixels))
+    expected = (pixels[:, SIDE : 2 * SIDE].astype(np.float32) - 127) / 128  # no resampling at its own size
+    assert np.array_equal(prepared[0].permute(1, 2, 0).numpy(), expected)
