@@ -1,7 +1,8 @@
 """What a call costs before any arithmetic: `cam` on 1x1x2x2 arrays against one small operation on the same.
 
-Interleaved; the ratio is taken within each round, and its median and quartiles are printed. Then what importing costs
-beyond NumPy, in fresh processes.
+Interleaved; the ratio is taken within each round, and its median and quartiles are printed. Beside it stands what no
+call can do without: a call of these arguments that does nothing, and an empty result. Then what importing costs beyond
+NumPy, in fresh processes.
 """
 
 import subprocess
@@ -15,7 +16,10 @@ import fusedcam
 from bench import quartiles
 
 CAM = 'cam(a, g, size=2, method="gradcam")'
-AGAINST = {"torch.relu": "relu(a)", "np.add": "add(a, g)"}
+AGAINST = {
+    "torch.relu": ("relu(a)", "nothing(a, g, size=2, method='gradcam'); torch_empty((1, 1, 2, 2))"),
+    "np.add": ("add(a, g)", "nothing(a, g, size=2, method='gradcam'); numpy_empty((1, 1, 2, 2))"),
+}
 ROUNDS, CALLS = 201, 2000
 
 IMPORTS = {"NumPy": "import numpy", "fusedcam after NumPy": "import fusedcam; fusedcam.cam"}
@@ -24,14 +28,16 @@ PROCESSES = 31
 
 def main() -> None:
     a, g = torch.randn(1, 1, 2, 2), torch.randn(1, 1, 2, 2)
-    names = {"cam": fusedcam.cam, "relu": torch.relu, "add": np.add}
-    for title, statement in AGAINST.items():
+    names = {"cam": fusedcam.cam, "relu": torch.relu, "add": np.add, "nothing": lambda a, g, size, method: None}
+    names |= {"numpy_empty": np.empty, "torch_empty": torch.empty}
+    for title, (statement, least) in AGAINST.items():
         own = {"a": a, "g": g} if title.startswith("torch") else {"a": a.numpy(), "g": g.numpy()}
-        pair = [Timer(call, globals=names | own) for call in (CAM, statement)]
-        figures = np.array([[timer.timeit(CALLS) / CALLS for timer in pair] for _ in range(ROUNDS)])
-        cam, other = 1e9 * np.median(figures, axis=0)
+        timers = [Timer(call, globals=names | own) for call in (CAM, statement, least)]
+        figures = np.array([[timer.timeit(CALLS) / CALLS for timer in timers] for _ in range(ROUNDS)])
+        cam, other, floor = 1e9 * np.median(figures, axis=0)
         low, middle, high = quartiles(figures[:, 0] / figures[:, 1])
         print(f"{CAM} {cam:.0f} ns, {title} {other:.0f} ns: ratio {middle:.2f} ({low:.2f} to {high:.2f})")
+        print(f"  an empty call and an empty result {floor:.0f} ns: {floor / other:.2f} of {title}")
     for title, times in import_times().items():
         low, middle, high = quartiles(np.array(times))
         print(f"import {title}: {middle:.1f} ms ({low:.1f} to {high:.1f})")
