@@ -37,6 +37,13 @@ std::string show(Device device) {
     }
 }
 
+std::string quoted(std::string_view words) {
+    std::string result(words.substr(0, whole_characters(words, 80)));
+    for (char& character : result)
+        if (static_cast<unsigned char>(character) < 0x20) character = '?';
+    return text("'", result, result.size() < words.size() ? "..." : "", "'");
+}
+
 void refuse_dtype(const char* op, std::string_view argument, const std::string& found) {
     const char* accepted = argument == "out"     ? "is the result's: float32 or float64 for maps, uint8 for pictures"
                            : argument == "image" ? "are uint8, float32, float16, bfloat16 and float64"
@@ -57,12 +64,13 @@ void check_alike(const char* op, Named first, Named other) {
                      show(other.view.device), "; both must be on the same device");
 }
 
-double check_fits(const char* op, const Shape& shape, DType dtype) {
+double check_fits(const char* op, const Shape& shape, DType dtype, double working) {
     double bytes = static_cast<double>(item_size(dtype));
     for (int axis = 0; axis < shape.rank; ++axis) bytes *= static_cast<double>(shape.extent[axis]);
-    if (bytes > memory)
-        refuse_value(op, ": a result of shape ", show(shape), " takes ", bytes / 1e9, " GB, more than this machine's ",
-                     memory / 1e9, " GB of memory; pass a smaller size or fewer maps at once");
+    if (bytes + working > memory)
+        refuse_value(op, ": a result of shape ", show(shape), " takes ", (bytes + working) / 1e9,
+                     " GB, working memory included, more than this machine's ", memory / 1e9,
+                     " GB of memory; pass a smaller size or fewer maps at once");
     return bytes;
 }
 

@@ -29,6 +29,9 @@ inline size_t whole_characters(std::string_view words, size_t bytes) {
     return bytes;
 }
 
+// A caller's string as a message shows it: what cannot be printed as '?', at most 80 bytes of it.
+std::string quoted(std::string_view words);
+
 // Kept out of line, so that the paths that refuse nothing stay short.
 template <class... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void refuse_value(const Parts&... parts) {
@@ -56,8 +59,9 @@ struct Named {
 void check_floating(const char* op, Named array);
 // The dtype and device of `other` must be those of `first`.
 void check_alike(const char* op, Named first, Named other);
-// A result of this shape must be addressable and fit into the machine's memory. Returns its size in bytes.
-double check_fits(const char* op, const Shape& shape, DType dtype);
+// A result of this shape must be addressable and fit into the machine's memory, beside `working` bytes that computing
+// it takes. Returns its own size in bytes.
+double check_fits(const char* op, const Shape& shape, DType dtype, double working);
 // `out` must have the shape, dtype and device of the result, be writable, not overlap itself nor any input.
 void check_out(const char* op, const ArrayView& out, const Shape& shape, DType dtype,
                std::initializer_list<const ArrayView*> inputs);

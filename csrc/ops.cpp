@@ -30,6 +30,8 @@ void check_spatial_extent(const char* op, Named array, int64_t height, int64_t w
                      " are too large; height and width must be below 2**31");
 }
 
+Size own_size(const ArrayView& heatmap) { return {heatmap.extent(-2), heatmap.extent(-1)}; }
+
 double bytes(const ArrayView& view) {
     double product = static_cast<double>(item_size(view.dtype));
     for (int axis = 0; axis < view.shape.rank; ++axis) product *= static_cast<double>(view.shape.extent[axis]);
@@ -45,6 +47,15 @@ ArrayView checked_heatmap(const char* op, const ArrayView& heatmap) {
     if (bytes(heatmap) > max_elements)
         refuse_value(op, ": heatmap of shape ", show(heatmap.shape), " takes more than 2**56 bytes");
     return heatmap;
+}
+
+// What resampling [height, width] takes beside its result, at most: for each output row and column where it comes from,
+// and the map widened along its rows.
+double working_bytes(Size from, Size to, DType dtype) {
+    const double rows = static_cast<double>(to.height), columns = static_cast<double>(to.width);
+    const bool same = from.height == to.height && from.width == to.width;
+    return same ? 0 : 32 * (rows + columns) + static_cast<double>(item_size(result_dtype(dtype))) * columns *
+                                                  static_cast<double>(from.height + 1);
 }
 
 Shape with_size(const Shape& shape, Size size) {
@@ -117,7 +128,7 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
         std::string known;
         std::apply([&](auto... rule) { ((known += text(known.empty() ? "'" : ", '", rule.name, "'")), ...); },
                    rules::All{});
-        refuse_value("cam: method is '", options.method, "'; accepted: ", known);
+        refuse_value("cam: method is ", quoted(options.method), "; accepted: ", known);
     }
     check_floating("cam", {"activations", activations});
     check_alike("cam", {"activations", activations}, {source == CamSource::weights ? "weights" : "gradients", second});
@@ -159,7 +170,8 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
     const double reads =
         channels * pixels * std::max(1.0, classes_each) + channels * classes_each * (constant ? 1 : pixels);
     call.work = reads * static_cast<double>(item_size(activations.dtype)) +
-                check_fits("cam", call.result, result_dtype(activations.dtype));
+                check_fits("cam", call.result, result_dtype(activations.dtype),
+                           working_bytes({H, W}, size, activations.dtype));
     // Expanded arrays may have more elements than memory has bytes.
     if (channels * pixels > max_elements)
         refuse_value("cam: activations of shape ", show(activations.shape), " have more than 2**56 elements");
@@ -172,19 +184,21 @@ ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalize normalize)
     check_size("resize", size);
     call.result = with_size(heatmap.shape, size);
     call.normalize = normalize;
-    call.work = bytes(heatmap) + check_fits("resize", call.result, result_dtype(heatmap.dtype));
+    call.work = bytes(heatmap) + check_fits("resize", call.result, result_dtype(heatmap.dtype),
+                                            working_bytes(own_size(heatmap), size, heatmap.dtype));
     return call;
 }
 
 ColorizeCall plan_colorize(const ArrayView& heatmap, Palette palette, std::optional<Size> size, Normalize normalize) {
     ColorizeCall call;
     call.heatmap = checked_heatmap("colorize", heatmap);
-    const Size target = size.value_or(Size{heatmap.extent(-2), heatmap.extent(-1)});
+    const Size target = size.value_or(own_size(heatmap));
     check_size("colorize", target);
     call.result = with_colour(with_size(heatmap.shape, target));
     call.palette = palette;
     call.normalize = normalize;
-    call.work = bytes(heatmap) + 2 * check_fits("colorize", call.result, DType::uint8);
+    call.work = bytes(heatmap) + 2 * check_fits("colorize", call.result, DType::uint8,
+                                                working_bytes(own_size(heatmap), target, heatmap.dtype));
     return call;
 }
 
@@ -222,7 +236,9 @@ OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palet
     call.palette = palette;
     call.alpha = alpha;
     call.normalize = normalize;
-    call.work = bytes(heatmap) + 4 * check_fits("overlay", call.result, DType::uint8);
+    const Size target{call.image.extent(-3), call.image.extent(-2)};
+    call.work = bytes(heatmap) + 4 * check_fits("overlay", call.result, DType::uint8,
+                                                working_bytes(own_size(heatmap), target, heatmap.dtype));
     return call;
 }
 

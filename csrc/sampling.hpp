@@ -30,6 +30,19 @@ FUSEDCAM_HD Tap<T> tap(int64_t x, int64_t in, int64_t out) {
     return {low, low + 1, static_cast<T>(static_cast<double>(rest) / static_cast<double>(denominator))};
 }
 
+// Output indices between which resampling is monotone: where the first input coordinate changes. A map's extremes are
+// among the samples at these. Some may come twice.
+FUSEDCAM_HD inline int64_t edge_count(int64_t in, int64_t out) { return out <= 2 * in ? out : 2 * in; }
+FUSEDCAM_HD inline int64_t edge(int64_t i, int64_t in, int64_t out) {
+    if (out <= 2 * in) return i;
+    // Cell c begins at the least x with (2x + 1) in - out >= 2 c out, and ends before the next one's.
+    const int64_t cell = (i + 1) / 2;
+    if (cell == 0) return 0;
+    if (cell == in) return out - 1;
+    const int64_t begin = ((2 * cell + 1) * out - in + 2 * in - 1) / (2 * in);
+    return i % 2 == 1 ? begin - 1 : begin;
+}
+
 // a + w (b - a): monotone in w and exact where a == b, which (1 - w) a + w b is not.
 template <class T>
 FUSEDCAM_HD T lerp(T a, T b, T weight) {
@@ -45,6 +58,10 @@ struct Extremes {
     FUSEDCAM_HD void add(T value) {
         low = (value < low || value != value) ? value : low;
         high = (value > high || value != value) ? value : high;
+    }
+    FUSEDCAM_HD void add(const Extremes& other) {
+        low = (other.low < low || other.low != other.low) ? other.low : low;
+        high = (other.high > high || other.high != other.high) ? other.high : high;
     }
 };
 

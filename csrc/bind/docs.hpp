@@ -22,7 +22,9 @@ Equivalent to (Grad-CAM, Selvaraju et al. 2017, equations 1 and 2, https://arxiv
     heat  = np.where(hi > lo, (L - lo) / (hi - lo), 0)
 
 with sums in float32 (float64 for float64) over a fixed tree, so that an image's bits depend neither on the batch, on
-its place in it, on K, on strides nor on threads.
+its place in it, on K, on strides nor on threads. (Gradients with zero strides over H and W are their own mean, which is
+not rounded as the mean of their copies is.) Sums and differences of scores have to lie within float32's range: beyond
+3.4e38 they become infinite, and products below 1e-38 lose digits.
 
 Args:
     activations: [N, C, H, W], or [C, H, W] without a batch; float32, float16, bfloat16 or float64.

@@ -1,4 +1,5 @@
-// The ops as Python calls them: read the arguments, borrow the arrays, plan, compute, hand the result over.
+// The ops as Python calls them: read the arguments, borrow the arrays, plan, compute, hand the result over. In that
+// order, since reading an argument may run a caller's code, which may move an array's memory.
 #include "entries.hpp"
 
 #include <cxxabi.h>
@@ -25,7 +26,7 @@ PyObject* guarded(Body&& body) {
     } catch (const std::invalid_argument& error) {
         PyErr_SetString(PyExc_ValueError, error.what());
     } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
+        PyErr_SetString(PyExc_MemoryError, "fusedcam: no memory for the result and what computing it takes");
     } catch (const std::exception& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
     }
@@ -75,7 +76,11 @@ class Destination {
     const ArrayView& view() const { return given_ ? given_->view() : fresh_->view(); }
     bool given() const { return given_.has_value(); }
     // A new reference, or null with a Python error set.
-    PyObject* release() { return given_ ? Py_NewRef(given_->object()) : fresh_->release(); }
+    PyObject* release() {
+        if (!given_) return fresh_->release();
+        if (given_->framework().torch) torch_note_write(given_->object());
+        return Py_NewRef(given_->object());
+    }
 
   private:
     std::optional<Borrowed> given_;
@@ -141,8 +146,9 @@ PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyOb
         const Arguments given(signature, values, positional, keywords);
         const std::optional<Size> target = given.size(size);
         if (!target) given.refuse(size, "an int or (height, width)", true);
+        const Normalize mode = given.normalize(normalize, Normalize::none);
         const Borrowed heatmap("resize", "heatmap", given.required(heatmap_));
-        ResizeCall call = plan_resize(heatmap.view(), *target, given.normalize(normalize, Normalize::none));
+        ResizeCall call = plan_resize(heatmap.view(), *target, mode);
         Destination destination("resize", given.get(out), heatmap, call.result, result_dtype(heatmap.view().dtype),
                                 {&heatmap.view()});
         call.out = destination.view();
@@ -167,10 +173,11 @@ PyObject* colorize(PyObject*, PyObject* const* values, Py_ssize_t positional, Py
         enum { heatmap_, table_, size, normalize, out };
         static const Signature signature("colorize", 5, 5, {"heatmap", "colormap", "size", "normalize", "out"});
         const Arguments given(signature, values, positional, keywords);
+        const std::optional<Size> target = given.size(size);
+        const Normalize mode = given.normalize(normalize, Normalize::none);
         const Borrowed heatmap("colorize", "heatmap", given.required(heatmap_));
         const Borrowed table("colorize", "colormap", given.required(table_));
-        ColorizeCall call = plan_colorize(heatmap.view(), palette_of("colorize", table), given.size(size),
-                                          given.normalize(normalize, Normalize::none));
+        ColorizeCall call = plan_colorize(heatmap.view(), palette_of("colorize", table), target, mode);
         Destination destination("colorize", given.get(out), heatmap, call.result, DType::uint8,
                                 {&heatmap.view(), &table.view()});
         call.out = destination.view();
@@ -185,12 +192,13 @@ PyObject* overlay(PyObject*, PyObject* const* values, Py_ssize_t positional, PyO
         static const Signature signature("overlay", 6, 6,
                                          {"image", "heatmap", "colormap", "alpha", "normalize", "out"});
         const Arguments given(signature, values, positional, keywords);
+        const double share = given.number(alpha);
+        const Normalize mode = given.normalize(normalize, Normalize::none);
         const Borrowed image("overlay", "image", given.required(image_));
         const Borrowed heatmap("overlay", "heatmap", given.required(heatmap_));
         const Borrowed table("overlay", "colormap", given.required(table_));
         heatmap.must_match("overlay", "heatmap", image, "image");
-        OverlayCall call = plan_overlay(image.view(), heatmap.view(), palette_of("overlay", table), given.number(alpha),
-                                        given.normalize(normalize, Normalize::none));
+        OverlayCall call = plan_overlay(image.view(), heatmap.view(), palette_of("overlay", table), share, mode);
         Destination destination("overlay", given.get(out), image, call.result, DType::uint8,
                                 {&image.view(), &heatmap.view(), &table.view()});
         call.out = destination.view();

@@ -163,6 +163,14 @@ bool torch_requires_grad(const Framework& framework, PyObject* tensor) {
 
 bool torch_grad_enabled() { return truth(PyObject_CallNoArgs(grad_enabled_function)); }
 
+void torch_note_write(PyObject* tensor) {
+    PyObject* graph = PyImport_ImportModule("torch.autograd.graph");
+    PyObject* counted = graph ? PyObject_CallMethod(graph, "increment_version", "O", tensor) : nullptr;
+    PyErr_Clear();  // tensors made in inference mode have no version, and no graph saves them
+    Py_XDECREF(counted);
+    Py_XDECREF(graph);
+}
+
 bool torch_negative(const Framework& framework, PyObject* tensor) {
     if (framework.plain_torch && Py_IS_TYPE(is_negative_method, &PyMethodDescr_Type)) {
         const PyMethodDef* method = reinterpret_cast<PyMethodDescrObject*>(is_negative_method)->d_method;

@@ -37,5 +37,7 @@ bool same_framework(const Framework& first, const Framework& second);
 bool torch_requires_grad(const Framework& framework, PyObject* tensor);
 bool torch_grad_enabled();
 bool torch_negative(const Framework& framework, PyObject* tensor);
+// Tells autograd that the tensor was written to, so that a graph that has saved it refuses to use it.
+void torch_note_write(PyObject* tensor);
 
 }  // namespace fusedcam::bind

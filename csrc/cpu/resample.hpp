@@ -31,11 +31,9 @@ class Axis {
     [[gnu::noinline]] void fill() {
         taps_ = std::make_unique_for_overwrite<Tap<T>[]>(static_cast<size_t>(out));
         for (int64_t x = 0; x < out; ++x) taps_[x] = tap<T>(x, in, out);
-        const int64_t most = std::min(out, 2 * in + 2);
-        edges_ = std::make_unique_for_overwrite<int64_t[]>(static_cast<size_t>(most));
-        for (int64_t x = 0; x < out; ++x)
-            if (x == 0 || x == out - 1 || taps_[x - 1].low != taps_[x].low || taps_[x + 1].low != taps_[x].low)
-                edges_[edge_count_++] = x;
+        edge_count_ = fusedcam::edge_count(in, out);
+        edges_ = std::make_unique_for_overwrite<int64_t[]>(static_cast<size_t>(edge_count_));
+        for (int64_t i = 0; i < edge_count_; ++i) edges_[i] = fusedcam::edge(i, in, out);
     }
 
     std::unique_ptr<Tap<T>[]> taps_;

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .outputs import detached
 from .recording import Recorder, Survey, plain_checkpoints, watching
-from .state import explain_failure
+from .state import explain_failure, unchanged_buffers
 from .targets import Score, score_function
 
 __all__ = ["Capture", "Captured", "Plan"]
@@ -82,17 +82,30 @@ class Capture:
             kwargs = {key: _normal(value) for key, value in kwargs.items()}
             while len(reruns) < _MOST_RUNS:
                 try:
-                    if self._layer is None and _shapes(args, kwargs) not in self._last_maps:
-                        self._survey(args, kwargs, n)
-                        raise _Again("the last map had to be found first")
-                    if self._may_be_shared() and self._count(args, kwargs, n):
-                        raise _Again("the calls of a layer without parameters, which may be shared, were counted first")
-                    return self._attempt(args, kwargs, n, targets, score, reruns)
+                    with unchanged_buffers(self.model, _Again):
+                        return self._run(args, kwargs, n, targets, score, reruns)
                 except _Again as again:
                     reruns.append(str(again))
                 except RuntimeError as error:
                     explain_failure(self.model, error)
         raise RuntimeError(f"the model does not run twice alike: {', '.join(reruns)}")
+
+    def _run(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        n: int,
+        targets: Any,
+        score: Score,
+        reruns: list[str],
+    ) -> Captured:
+        """Finds out what has to be known about the layer first, or explains."""
+        if self._layer is None and _shapes(args, kwargs) not in self._last_maps:
+            self._survey(args, kwargs, n)
+            raise _Again("the last map had to be found first")
+        if self._may_be_shared() and self._count(args, kwargs, n):
+            raise _Again("the calls of a layer without parameters, which may be shared, were counted first")
+        return self._attempt(args, kwargs, n, targets, score, reruns)
 
     def _attempt(
         self,
@@ -147,6 +160,7 @@ class Capture:
             raise ValueError(
                 f"the score of targets={_named(targets)} does not depend on layer {name}, as far as autograd can see"
             )
+        _check_dependence(gradients, _named(targets), name)
         self._needs |= needs & {_SWITCHED_OFF, _OVERWRITTEN}
         shape = tuple(recorder.leaf.shape)
         where: Literal["from the layer", "from the start"] = "from the start" if from_start else "from the layer"
@@ -166,6 +180,11 @@ class Capture:
             )
         try:
             layer = self.model.get_submodule(target_layer)
+        except RuntimeError:  # a ScriptModule has none
+            raise RuntimeError(
+                "target_layer: the model was scripted before, so that no layer of it can be watched; explain what it "
+                "was made of"
+            ) from None
         except AttributeError:
             close = difflib.get_close_matches(target_layer, self._names.values())
             hint = f"; close: {', '.join(close)}" if close else ""
@@ -236,6 +255,20 @@ def _gradients(score: Score, output: Any, leaf: Tensor) -> Tensor | None:
     if len(connected) < columns.shape[1]:
         return None
     return connected[0] if scores.ndim == 1 else torch.stack(connected, dim=1)
+
+
+def _check_dependence(gradients: Tensor, targets: str, layer: str) -> None:
+    """Refuses gradients that are zero everywhere: the map would be zeros, which looks like an answer.
+
+    A class that another branch computes has them, though autograd sees a path through the concatenated output.
+    """
+    missing = (~gradients.flatten(-3).any(-1)).nonzero().tolist()
+    if missing:
+        where = f"image {missing[0][0]}" + (f", class number {missing[0][1]} of its list" if missing[0][1:] else "")
+        raise ValueError(
+            f"the score of targets={targets} does not depend on layer {layer}: its gradient is zero everywhere for "
+            f"{where}. The layer is not part of what computes it, or a function in between is flat there"
+        )
 
 
 def _shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Size, ...]:

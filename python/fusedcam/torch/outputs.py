@@ -19,8 +19,19 @@ def find_map(output: Any, n: int) -> Tensor | None:
 
 
 def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
-    """`output` with `new` wherever it holds `old`."""
-    return _rebuilt(output, lambda tensor: new if tensor is old else tensor)
+    """`output` with `new` wherever it holds `old`, and with views of `new` in place of views of `old`."""
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor is old:
+            return new
+        if tensor.dtype == old.dtype and _shares_memory(tensor, old) and new.stride() == old.stride():
+            offset = new.storage_offset() + tensor.storage_offset() - old.storage_offset()
+            reach = sum((extent - 1) * step for extent, step in zip(tensor.shape, tensor.stride(), strict=True))
+            if tensor.numel() and offset >= 0 and offset + reach < new.numel():
+                return new.as_strided(tensor.shape, tensor.stride(), offset)
+        return tensor
+
+    return _rebuilt(output, change)
 
 
 def detached(output: Any) -> Any:
@@ -49,6 +60,13 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(output):
         for field in dataclasses.fields(output):
             yield from _tensors(getattr(output, field.name))
+
+
+def _shares_memory(first: Tensor, second: Tensor) -> bool:
+    try:
+        return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # sparse, or a subclass without storage
+        return False
 
 
 def _rebuilt(output: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-__all__ = ["evaluating", "explain_failure", "warn_of_probabilities", "warn_of_training"]
+__all__ = ["evaluating", "explain_failure", "unchanged_buffers", "warn_of_probabilities", "warn_of_training"]
 
 _lock = threading.RLock()
 """Two threads that switch one model's flags at a time would each restore what the other has set."""
@@ -26,12 +26,7 @@ def evaluating(model: nn.Module, wanted: bool) -> Iterator[None]:
         return
     with _lock:
         modes = [(module, module.training) for module in model.modules()]
-        buffers = [
-            (module._buffers, name, buffer, buffer.clone(), _version(buffer))
-            for module, _ in modes
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        buffers = _snapshot(model)
         devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
         with torch.random.fork_rng(devices):
             try:
@@ -41,16 +36,48 @@ def evaluating(model: nn.Module, wanted: bool) -> Iterator[None]:
             finally:
                 for module, training in modes:
                     module.training = training
-                for owner, name, buffer, before, version in buffers:
-                    owner[name] = buffer
-                    if version is not None and _version(buffer) == version:
-                        continue  # a write, of the same values even, would spoil graphs that have saved the buffer
-                    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
-                        buffer.copy_(before)
+                _restore(buffers)
 
 
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+@contextmanager
+def unchanged_buffers(model: nn.Module, on: type[Exception]) -> Iterator[None]:
+    """A block that ends in `on`, to be run again, leaves no trace in buffers such as running statistics, which would
+    else move twice. Nor does any block leave a graph behind in one that the model writes to."""
+    graphless = [buffer for buffer in model.buffers() if buffer.grad_fn is None]
+    buffers = _snapshot(model) if any(module.training for module in model.modules()) else []
+    try:
+        yield
+    except on:
+        _restore(buffers)
+        raise
+    finally:
+        for buffer in graphless:
+            if buffer.grad_fn is not None:
+                buffer.detach_()
+
+
+Snapshot = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
+
+
+def _snapshot(model: nn.Module) -> Snapshot:
+    """Every buffer: its owner, name, itself and its values."""
+    return [
+        (module._buffers, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+
+def _restore(buffers: Snapshot) -> None:
+    for owner, name, buffer, before in buffers:
+        owner[name] = buffer
+        # A write, of the same values even, would spoil graphs that have saved the buffer; and PyTorch's batch norm, for
+        # one, changes its statistics without counting that as a write.
+        if torch.equal(buffer, before):
+            continue
+        with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+            buffer.copy_(before)
 
 
 def warn_of_training(model: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """What is explained: from what a caller asks for to a score per image, [N], or per image and class, [N, K]."""
 
 import operator
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,26 +40,30 @@ def _indices(targets: Any, n: int) -> Tensor:
     if isinstance(targets, Tensor | np.ndarray | np.generic):
         targets = targets.tolist()
     if not isinstance(targets, Sequence) or isinstance(targets, str | bytes):
-        return torch.full((n,), _index(targets))
+        return torch.full((n,), _index(targets), device="cpu")  # whatever the default device
     _check_count(len(targets), n)
     rows = [row.tolist() if isinstance(row, Tensor | np.ndarray | np.generic) else row for row in targets]
     nested = [isinstance(row, Sequence) and not isinstance(row, str | bytes) for row in rows]
     if not any(nested):
-        return torch.tensor([_index(row) for row in rows], dtype=torch.int64)
+        return torch.tensor([_index(row) for row in rows], dtype=torch.int64, device="cpu")
     lengths = [len(row) if is_list else None for row, is_list in zip(rows, nested, strict=True)]
     if len(set(lengths)) != 1 or lengths[0] == 0:
         raise ValueError(
             f"targets: images have {lengths} classes; accepted is the same number, at least 1, for every image"
         )
-    return torch.tensor([[_index(k) for k in row] for row in rows], dtype=torch.int64)
+    return torch.tensor([[_index(k) for k in row] for row in rows], dtype=torch.int64, device="cpu")
 
 
 def _index(target: Any) -> int:
     if not isinstance(target, bool | np.bool_):
         try:
-            return operator.index(target)
+            index = operator.index(target)
         except TypeError:
             pass
+        else:
+            if not -(2**63) <= index < 2**63:
+                raise ValueError(f"targets: class {reprlib.repr(index)} is out of range for any model")
+            return index
     raise TypeError(f"targets: a class is given as {target!r}; accepted is an int. Targets are {_ACCEPTED}")
 
 
@@ -104,6 +109,12 @@ def _of_each(targets: Sequence[Callable[[Any], Tensor]], output: Any) -> Tensor:
         if score.ndim > 1 or score.shape != scores[0].shape:
             shapes = [tuple(score.shape) for score in scores]
             raise ValueError(f"targets: the callables' scores have shapes {shapes}; accepted is () or (K,) of all")
+    recorded = [score.requires_grad for score in scores]
+    if any(recorded) and not all(recorded):  # stacked with the others its gradient would be zeros
+        raise ValueError(
+            f"targets: the score of image {recorded.index(False)} does not depend on the model's output, as far as "
+            "autograd can see"
+        )
     return torch.stack(scores)
 
 
