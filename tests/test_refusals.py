@@ -200,7 +200,7 @@ def test_refused(row):
 def test_more_elements_than_memory(size):
     height, width = size if isinstance(size, tuple) else (size, size)
     message = re.compile(
-        rf"cam: a result of shape \(2, {height}, {width}\) takes [\d.e+]+ GB, "
+        rf"cam: a result of shape \(2, {height}, {width}\) takes [\d.e+]+ GB, working memory included, "
         r"more than this machine's [\d.e+]+ GB of memory; pass a smaller size or fewer maps at once"
     )
     check(Row(lambda x: x.cam(x.a, x.g, size=size), ValueError, message), Case())

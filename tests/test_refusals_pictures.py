@@ -13,7 +13,7 @@ RANGE = "height and width must be from 1 to 2**31 - 1"
 HEATMAP = "accepted is [..., H, W], at least two dimensions"
 PIXELS = "have no pixels; height and width must be at least 1"
 MEMORY = (
-    r"takes [\d.e+]+ GB, more than this machine's [\d.e+]+ GB of memory; "
+    r"takes [\d.e+]+ GB, working memory included, more than this machine's [\d.e+]+ GB of memory; "
     "pass a smaller size or fewer maps at once"
 )
 ALIAS = "out shares memory with an input; pass an array of its own"
