@@ -22,7 +22,6 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor
 
     from .torch.pretrained import Classifier
 
@@ -97,6 +96,7 @@ def explain(
     failed = 0
     with _one_line_errors():
         from .torch import GradCAM
+        from .torch.pretrained import strengths
 
         classifier = _load(model)
         targets = [*dict.fromkeys(_find(classifier, wanted) for wanted in classes)]
@@ -113,7 +113,7 @@ def explain(
                         normalize=None,
                     )
                     heatmaps = scores.reshape(-1, *scores.shape[-2:]).numpy()
-                    shown = _shown(explainer.output[0])
+                    shown = strengths(explainer.output[0])
                     chosen = targets or explainer.output.max(1).indices.tolist()  # as the explainer chooses
                     found = [(classifier.names[k][0], shown[k]) for k in chosen]
                 except Exception as error:  # decoders and models raise a dozen types
@@ -162,19 +162,6 @@ def _read(path: Path) -> "Image.Image":
 
     with Image.open(path) as photo:
         return centre_square(ImageOps.exif_transpose(photo))
-
-
-def _shown(scores: "Tensor") -> list[str]:
-    """Each class's share of one image's scores, [classes]; a lone class has no share, but a score."""
-    import torch
-
-    if len(scores) == 1:
-        return [f"score {scores.item():.4g}"]
-    shares = scores.cpu().double()
-    tolerance = max(1e-3, len(scores) ** 0.5 * torch.finfo(scores.dtype).eps)  # as in the library's warning of it
-    if not (bool((shares >= 0).all()) and abs(float(shares.sum()) - 1) < tolerance):  # else the model ends in softmax
-        shares = shares.softmax(0)
-    return [f"{share:.1%}" for share in shares.tolist()]
 
 
 def _with_progress(photos: tuple[Path, ...]) -> Iterator[Path]:

@@ -1,50 +1,10 @@
 // cam, resize, colorize and overlay on random shapes, types and layouts against float64, in memory of exact size.
 #include <limits>
 
-#include "reference.hpp"
+#include "compare.hpp"
 
 using namespace fusedcam;
-using test::Array;
-using test::integer;
-using test::Map;
-using test::shape_of;
-
-namespace {
-
-constexpr DType floating[] = {DType::float32, DType::float16, DType::bfloat16, DType::float64};
-
-DType any_floating() { return floating[integer(0, 3)]; }
-Size any_size() { return {integer(1, 40), integer(1, 40)}; }
-Normalize any_normalize() { return static_cast<Normalize>(integer(0, 2)); }
-double unit(DType dtype) { return dtype == DType::float64 ? 1e-6 * 0x1p-29 : 1e-6; }
-// The order of axes and their direction are chosen at random; all elements are poisoned.
-Array poisoned(const Shape& shape, DType dtype) {
-    Array out(shape, dtype, true);
-    out.fill(dtype == DType::uint8 ? 77 : std::numeric_limits<double>::quiet_NaN());
-    return out;
-}
-
-// |got - expected| within 2d / (range - 2d) + 2^-22 once normalised by the range, d raw.
-void compare(const Array& out, int64_t map_index, const Map& raw, Normalize normalize, double d, const char* what) {
-    const auto [low, high] = std::minmax_element(raw.begin(), raw.end());
-    const double offset = normalize == Normalize::minmax ? *low : 0, range = *high - offset;
-    const int64_t count = static_cast<int64_t>(raw.size());
-    for (int64_t p = 0; p < count; ++p) {
-        const double got = out.get(map_index * count + p);
-        if (normalize == Normalize::none) {
-            CHECK(std::abs(got - raw[static_cast<size_t>(p)]) <= d, "%s: %g, expected %g", what, got,
-                  raw[static_cast<size_t>(p)]);
-        } else if (range <= 64 * d) {
-            CHECK(got <= 1 && (normalize == Normalize::max || got >= 0), "%s: %g is outside [0, 1]", what, got);
-        } else {
-            const double expected = (raw[static_cast<size_t>(p)] - offset) / range;
-            const double bound = (2 * d / (range - 2 * d)) * std::max(1.0, std::abs(expected)) + 0x1p-22;
-            CHECK(std::abs(got - expected) <= bound, "%s: %g, expected %g", what, got, expected);
-        }
-    }
-}
-
-}  // namespace
+using namespace test;
 
 TEST_CASE(cam_agrees_with_float64) {
     for (int round = 0; round < 200; ++round) {
@@ -66,29 +26,7 @@ TEST_CASE(cam_agrees_with_float64) {
         call.out = out.view();
         cpu::cam(call);
 
-        const Size size = options.size.value_or(Size{H, W});
-        for (int64_t n = 0; n < N; ++n)
-            for (int64_t k = 0; k < K; ++k) {
-                Map map(static_cast<size_t>(H * W)), magnitude = map;
-                for (int64_t c = 0; c < C; ++c) {
-                    const int64_t channel = (n * K + k) * C + c;
-                    double alpha = 0, mean_size = 0;
-                    for (int64_t p = 0; p < (by_weights ? 1 : H * W); ++p) {
-                        const double g = second.get(by_weights ? channel : channel * H * W + p);
-                        alpha += g / static_cast<double>(by_weights ? 1 : H * W);
-                        mean_size += std::abs(g) / static_cast<double>(by_weights ? 1 : H * W);
-                    }
-                    for (int64_t p = 0; p < H * W; ++p) {
-                        const double a = activations.get((n * C + c) * H * W + p);
-                        map[static_cast<size_t>(p)] += alpha * a;
-                        magnitude[static_cast<size_t>(p)] += mean_size * std::abs(a);
-                    }
-                }
-                if (options.relu)
-                    for (double& value : map) value = std::max(value, 0.0);
-                const double d = unit(dtype) * *std::max_element(magnitude.begin(), magnitude.end());
-                compare(out, n * K + k, test::resized(map, H, W, size), options.normalize, d, "cam");
-            }
+        compare_cam(call, activations, second, by_weights, out);
     }
 }
 
@@ -127,7 +65,7 @@ TEST_CASE(resize_agrees_with_float64_and_keeps_the_extremes) {
             double magnitude = 0;
             for (int64_t p = 0; p < H * W; ++p) map.push_back(heatmap.get(m * H * W + p));
             for (const double value : map) magnitude = std::max(magnitude, std::abs(value));
-            const Map raw = test::resized(map, H, W, size);
+            const Map raw = resized(map, H, W, size);
             compare(out, m, raw, normalize, unit(dtype) * magnitude, "resize");
             const auto [low, high] = std::minmax_element(raw.begin(), raw.end());
             if (normalize != Normalize::minmax || *high - *low < 1e-3) continue;

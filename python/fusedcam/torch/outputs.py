@@ -5,9 +5,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["describe", "detached", "find_map", "replaced"]
+__all__ = ["are_probabilities", "describe", "detached", "find_map", "replaced"]
 
 
 def find_map(output: Any, n: int) -> Tensor | None:
@@ -46,6 +47,13 @@ def describe(output: Any) -> str:
     if isinstance(output, list | tuple):
         return f"{type(output).__name__} of ({', '.join(describe(item) for item in output)})"
     return type(output).__name__
+
+
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether every row of [..., classes] is non-negative and sums to 1, as after a softmax."""
+    tolerance = max(1e-3, rows.shape[-1] ** 0.5 * torch.finfo(rows.dtype).eps)
+    rows = rows.detach().double()
+    return bool(((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() < tolerance)).all())
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

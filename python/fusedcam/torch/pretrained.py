@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from .outputs import are_probabilities
+
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MODELS", "Classifier", "centre_square", "load"]
+__all__ = ["MODELS", "Classifier", "centre_square", "load", "strengths"]
 
 SIDE = 224  # pixels of the square that a network sees
 
@@ -82,6 +84,16 @@ def centre_square(photo: "Image.Image") -> "Image.Image":
         white = Image.new("RGBA", square.size, "white")
         square = Image.alpha_composite(white, square.convert("RGBA"))
     return square.convert("RGB")
+
+
+def strengths(scores: torch.Tensor) -> list[str]:
+    """In words, each class's share of one image's scores, [classes]; a lone class has no share, but a score."""
+    if len(scores) == 1:
+        return [f"score {scores.item():.4g}"]
+    shares = scores.cpu().double()
+    if not are_probabilities(scores):  # else the model ends in a softmax
+        shares = shares.softmax(0)
+    return [f"{share:.1%}" for share in shares.tolist()]
 
 
 def load(name: str) -> Classifier:

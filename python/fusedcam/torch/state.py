@@ -9,6 +9,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from .outputs import are_probabilities
+
 __all__ = ["evaluating", "explain_failure", "unchanged_buffers", "warn_of_probabilities", "warn_of_training"]
 
 _lock = threading.RLock()
@@ -96,9 +98,7 @@ def warn_of_probabilities(output: object) -> None:
     """Warn if the rows of `output` [N, classes] look like probabilities."""
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2 or not output.is_floating_point():
         return
-    tolerance = max(1e-3, output.shape[1] ** 0.5 * torch.finfo(output.dtype).eps)
-    rows = output.detach().double()
-    if len(rows) and bool(((rows >= 0).all(1) & ((rows.sum(1) - 1).abs() < tolerance)).all()):
+    if len(output) and are_probabilities(output):
         warnings.warn(
             "the rows of the model's output sum to 1, as a softmax's do; Grad-CAM differentiates the score before the "
             "softmax, whose gradient vanishes where the model is sure",
