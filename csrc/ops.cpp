@@ -54,8 +54,9 @@ ArrayView checked_heatmap(const char* op, const ArrayView& heatmap) {
 double working_bytes(Size from, Size to, DType dtype) {
     const double rows = static_cast<double>(to.height), columns = static_cast<double>(to.width);
     const bool same = from.height == to.height && from.width == to.width;
-    return same ? 0 : 32 * (rows + columns) + static_cast<double>(item_size(result_dtype(dtype))) * columns *
-                                                  static_cast<double>(from.height + 1);
+    return same ? 0
+                : 32 * (rows + columns) + static_cast<double>(item_size(result_dtype(dtype))) * columns *
+                                              static_cast<double>(from.height + 1);
 }
 
 Shape with_size(const Shape& shape, Size size) {
@@ -169,9 +170,9 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
     const double pixels = static_cast<double>(H) * static_cast<double>(W), classes_each = static_cast<double>(K);
     const double reads =
         channels * pixels * std::max(1.0, classes_each) + channels * classes_each * (constant ? 1 : pixels);
-    call.work = reads * static_cast<double>(item_size(activations.dtype)) +
-                check_fits("cam", call.result, result_dtype(activations.dtype),
-                           working_bytes({H, W}, size, activations.dtype));
+    call.work =
+        reads * static_cast<double>(item_size(activations.dtype)) +
+        check_fits("cam", call.result, result_dtype(activations.dtype), working_bytes({H, W}, size, activations.dtype));
     // Expanded arrays may have more elements than memory has bytes.
     if (channels * pixels > max_elements)
         refuse_value("cam: activations of shape ", show(activations.shape), " have more than 2**56 elements");
