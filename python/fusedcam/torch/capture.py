@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .outputs import detached
-from .recording import Recorder, Survey, plain_checkpoints, watching
+from .recording import Disturber, Recorder, Survey, plain_checkpoints, watching
 from .state import explain_failure, unchanged_buffers
 from .targets import Score, score_function
 
@@ -55,6 +55,10 @@ class Captured(NamedTuple):
     output: Any
     """The model's own, detached."""
     plan: Plan
+
+
+class _Probed(Exception):
+    """A run has shown what it was for, and shall leave no trace."""
 
 
 class _Again(Exception):
@@ -160,12 +164,41 @@ class Capture:
             raise ValueError(
                 f"the score of targets={_named(targets)} does not depend on layer {name}, as far as autograd can see"
             )
-        _check_dependence(gradients, _named(targets), name)
+        zero = (~gradients.flatten(-3).any(-1)).nonzero().tolist()
+        if zero and not self._reacts(args, kwargs, n, layer, right, score, zero):
+            raise ValueError(
+                f"the score of targets={_named(targets)} does not depend on layer {name}: for image {zero[0][0]}"
+                f"{f', class number {zero[0][1]} of its list,' if zero[0][1:] else ''} its gradient is zero everywhere "
+                "and another output of the layer leaves it as it is"
+            )
         self._needs |= needs & {_SWITCHED_OFF, _OVERWRITTEN}
         shape = tuple(recorder.leaf.shape)
         where: Literal["from the layer", "from the start"] = "from the start" if from_start else "from the layer"
         plan = Plan(self._names[layer], right, recorder.calls, shape, where, tuple(reruns))
         return Captured(recorder.leaf.detach(), gradients, detached(output), plan)
+
+    def _reacts(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        n: int,
+        layer: nn.Module,
+        call: int,
+        score: Score,
+        places: list[list[int]],
+    ) -> bool:
+        """Whether the scores at `places`, (image,) or (image, class), change with what the layer returns.
+
+        A gradient of zeros alone does not tell: autograd sees a path from every column of a concatenated output to
+        every branch, and a dead ReLU is a path as well. Maps of zeros are the truth for the latter alone.
+        """
+        scores = []
+        for disturber in (Disturber(n, None), Disturber(n, call)):
+            with suppress(_Probed), unchanged_buffers(self.model, _Probed), watching(disturber, [layer]):
+                found = score(self.model(*args, **kwargs))
+                scores.append([found[tuple(place)] for place in places])
+                raise _Probed
+        return all(not torch.equal(before, after) for before, after in zip(*scores, strict=True))
 
     def _find(self, target_layer: nn.Module | str) -> nn.Module:
         """The layer meant by itself or by its dotted name."""
@@ -255,20 +288,6 @@ def _gradients(score: Score, output: Any, leaf: Tensor) -> Tensor | None:
     if len(connected) < columns.shape[1]:
         return None
     return connected[0] if scores.ndim == 1 else torch.stack(connected, dim=1)
-
-
-def _check_dependence(gradients: Tensor, targets: str, layer: str) -> None:
-    """Refuses gradients that are zero everywhere: the map would be zeros, which looks like an answer.
-
-    A class that another branch computes has them, though autograd sees a path through the concatenated output.
-    """
-    missing = (~gradients.flatten(-3).any(-1)).nonzero().tolist()
-    if missing:
-        where = f"image {missing[0][0]}" + (f", class number {missing[0][1]} of its list" if missing[0][1:] else "")
-        raise ValueError(
-            f"the score of targets={targets} does not depend on layer {layer}: its gradient is zero everywhere for "
-            f"{where}. The layer is not part of what computes it, or a function in between is flat there"
-        )
 
 
 def _shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Size, ...]:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from .outputs import describe, detached, find_map, replaced
 
-__all__ = ["Recorder", "Survey", "plain_checkpoints", "watching"]
+__all__ = ["Disturber", "Recorder", "Survey", "plain_checkpoints", "watching"]
 
 _active = threading.local()
 """`.watch` is whose hooks act on this thread: others' and those of outer calls stand still."""
@@ -106,8 +106,30 @@ class Survey:
             self.last = module, call
 
 
+class Disturber:
+    """Changes the map that one call of a layer returns, beyond recognition; None changes nothing."""
+
+    def __init__(self, n: int, call: int | None):
+        self.n, self.call = n, call
+        self.calls = 0
+
+    def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if getattr(_active, "watch", None) is not self:
+            return None
+        call, self.calls = self.calls, self.calls + 1
+        if call != self.call:
+            return None
+        activations = find_map(output, self.n)
+        if activations is None:
+            return None
+        # From a generator of its own: the caller's random numbers stay as they are. Large, so that ReLUs come alive.
+        source = torch.Generator().manual_seed(call)
+        noise = torch.randn(activations.shape, generator=source, device="cpu").to(activations)
+        return replaced(output, activations, activations + noise * (10 * activations.abs().amax() + 10))
+
+
 @contextmanager
-def watching(watch: Recorder | Survey, layers: Iterable[nn.Module]) -> Iterator[None]:
+def watching(watch: Recorder | Survey | Disturber, layers: Iterable[nn.Module]) -> Iterator[None]:
     """Within the block the hooks of `watch` are on `layers` and act, on this thread."""
     outer = getattr(_active, "watch", None)
     handles = []
