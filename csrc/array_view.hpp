@@ -52,13 +52,13 @@ struct ArrayView {
 
     // The element at `offset` elements from the start.
     template <class Element>
-    Element* at(int64_t offset = 0) const {
+    FUSEDCAM_HD Element* at(int64_t offset = 0) const {
         return reinterpret_cast<Element*>(data) + offset;
     }
 
     // Where the sub-array of the last `inner` axes at one row-major index into the axes before them begins, in
     // elements.
-    int64_t offset(int64_t index, int inner) const {
+    FUSEDCAM_HD int64_t offset(int64_t index, int inner) const {
         int64_t sum = 0;
         for (int axis = shape.rank - inner - 1; index > 0; --axis) {
             sum += index % shape.extent[axis] * strides[axis];

@@ -1,5 +1,5 @@
 // Every op, declared once: what a caller asks for, the checked form the kernels take, and the kernels' entry points.
-// cpu/ implements them, and so will cuda/.
+// cpu/ and cuda/ implement them.
 #pragma once
 
 #include <optional>
@@ -102,4 +102,35 @@ void colorize(const ColorizeCall& call);
 void overlay(const OverlayCall& call);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// Where a call's kernels run: the caller's device and stream, and memory there for what passes between two launches.
+// Nothing is allocated and nothing waited for, but for nan="raise".
+struct Queue {
+    int device = 0;
+    void* stream = nullptr;     // cudaStream_t
+    void* workspace = nullptr;  // of workspace(call, device) bytes, aligned to 256
+};
+
+// Why no call can be made, in words; empty when calls can.
+std::string unavailable();
+
+// The device that memory lies on.
+int device_of(const void* pointer);
+// Memory in the stream's order, for frameworks that cannot be asked for it.
+void* reserve(int64_t bytes, const Queue& queue);
+void release(void* memory, const Queue& queue) noexcept;
+
+int64_t workspace(const CamCall& call, int device);
+int64_t workspace(const ResizeCall& call, int device);
+int64_t workspace(const ColorizeCall& call, int device);
+int64_t workspace(const OverlayCall& call, int device);
+
+void cam(const CamCall& call, const Queue& queue);
+void resize(const ResizeCall& call, const Queue& queue);
+void colorize(const ColorizeCall& call, const Queue& queue);
+void overlay(const OverlayCall& call, const Queue& queue);
+
+}  // namespace cuda
 }  // namespace fusedcam

@@ -39,4 +39,26 @@ bool visit(std::string_view name, Visitor&& visitor) {
                       All{});
 }
 
+// The place of that name in `All`, for kernels, which know methods by number; -1 if there is none.
+constexpr int index_of(std::string_view name) {
+    return std::apply(
+        [&](auto... rule) {
+            int index = -1, next = 0;
+            ((decltype(rule)::name == name ? void(index = next++) : void(++next)), ...);
+            return index;
+        },
+        All{});
+}
+
+// Calls visitor with the rule at that place.
+template <int first = 0, class Visitor>
+FUSEDCAM_HD void with(int index, Visitor&& visitor) {
+    if constexpr (first < static_cast<int>(std::tuple_size_v<All>)) {
+        if (index == first)
+            visitor(std::tuple_element_t<first, All>{});
+        else
+            with<first + 1>(index, visitor);
+    }
+}
+
 }  // namespace fusedcam::rules

@@ -71,7 +71,7 @@ struct Rescale {
     bool identity = true, constant = false;
     T fill = T(0), offset = T(0), divisor = T(1), floor = -std::numeric_limits<T>::infinity();
 
-    FUSEDCAM_HD Rescale() = default;
+    FUSEDCAM_HD Rescale() {}
     FUSEDCAM_HD Rescale(Normalize mode, Extremes<T> range) {
         if (mode == Normalize::none) return;
         identity = false;

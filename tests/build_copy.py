@@ -13,7 +13,7 @@ from pathlib import Path
 import pybind11
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ["CMakeLists.txt", "pyproject.toml", "csrc", "python", "tests"]
+COPIED = ["CMakeLists.txt", "pyproject.toml", "cmake", "csrc", "python", "tests"]
 
 Edits = tuple[tuple[str, str], ...]
 # The values are the same with little optimisation, and the build takes a third of the time.
@@ -48,7 +48,8 @@ class Copy:
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "SKBUILD_PROJECT_VERSION": "0",
-            **dict.fromkeys(options, "ON"),
+            "FUSEDCAM_CUDA": "OFF",
+            **dict(option.split("=") if "=" in option else (option, "ON") for option in options),
         }
         self.run(
             "cmake", "-S", ".", "-B", "build", "-G", "Ninja", *(f"-D{key}={value}" for key, value in given.items())
@@ -83,7 +84,8 @@ class Copy:
     def build(self, *targets: str) -> None:
         """Builds the targets, and puts a module that is built into the copy's package."""
         self.run("cmake", "--build", "build", "--target", *targets)
-        for module in (self.folder / "build").glob("_cpu.*.so"):
+        built = self.folder / "build"
+        for module in [*built.glob("_cpu.*.so"), *built.rglob("_cuda.*.so"), built / "_build.py"]:
             shutil.copy(module, self.package / "fusedcam" / module.name)
 
 

@@ -19,7 +19,7 @@ from fusedcam import _cpu
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC, PYTHON = ROOT / "csrc", ROOT / "python" / "fusedcam"
-SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".hpp"))
+SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".hpp", ".cu", ".cuh"))
 MODULES = sorted(PYTHON.rglob("*.py"))
 
 
@@ -44,10 +44,10 @@ def test_methods_agree():
 
 def test_cmake_lists_every_source():
     text = re.sub(r"#.*", "", (ROOT / "CMakeLists.txt").read_text())
-    targets = re.findall(r"(?:add_library|pybind11_add_module)\((.*?)\)", text, re.DOTALL)
-    listed = [name for target in targets for name in re.findall(r"csrc/\S+\.cpp", target)]
-    assert sorted(listed) == [short(path) for path in SOURCES if path.suffix == ".cpp"]
-    assert {*re.findall(r"csrc/\S+\.cpp", text)} == {*listed}
+    targets = re.findall(r"(?:add_library|add_native_module|set)\((.*?)\)", text, re.DOTALL)
+    listed = [name for target in targets for name in re.findall(r"csrc/\S+\.(?:cpp|cu)\b", target)]
+    assert sorted(listed) == [short(path) for path in SOURCES if path.suffix in (".cpp", ".cu")]
+    assert {*re.findall(r"csrc/\S+\.(?:cpp|cu)\b", text)} >= {*listed}
 
 
 # Arrows
@@ -99,14 +99,16 @@ def test_csrc_has_the_parts_of_the_arrows():
     assert {part(path) for path in SOURCES} == {*allowed}
     assert not any(name in reach for name, reach in allowed.items()), "a circle"
     assert "bind" not in set().union(*allowed.values())
-    assert "cpu" not in set().union(*allowed.values())
+    assert not {"cpu", "cuda"} & set().union(*allowed.values())
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=short)
 def test_includes_follow_the_arrows(path):
     own = part(path)
     for name, quoted in includes(path):
-        if quoted:
+        if name == "emulator.hpp":
+            assert short(path) == "csrc/cuda/intrinsics.cuh"  # in place of CUDA's own headers, for the tests
+        elif quoted:
             included = (path.parent / name).resolve()
             assert included.is_file(), name
             assert part(included) in arrows("csrc")[own] | {own}, name
@@ -114,6 +116,7 @@ def test_includes_follow_the_arrows(path):
         else:
             assert not (path.parent / name).exists(), f"{name} belongs in quotes"
             assert not re.match(r"torch|ATen|c10|THC?|caffe2", name), "nothing in csrc knows torch"
+            assert own == "cuda" or not re.match(r"cuda|cooperative", name), "only cuda knows CUDA"
             if own != "bind":
                 assert not re.match(r"Python\.h|pybind11|numpy|dlpack", name), "only bind knows Python and DLPack"
 
@@ -132,7 +135,7 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str | None, ast.
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "__import__"):
             name = node.args[0]
             if isinstance(name, ast.Constant):
-                yield name.value, None, node
+                yield (package if name.value.startswith(".") else "") + name.value, None, node
 
 
 def package_of(path: Path) -> str:
@@ -162,7 +165,7 @@ FRONT = {"__init__": {"functional", "methods", "_native"}, "__main__": {"cli"}} 
 
 def test_python_has_the_parts_of_the_arrows():
     allowed = arrows("python")
-    assert {python_part(path) for path in MODULES} | {"_cpu"} == {*allowed} | {*FRONT}
+    assert {python_part(path) for path in MODULES} | {"_cpu", "_cuda", "_build"} == {*allowed} | {*FRONT}
     assert not any(name in reach for name, reach in allowed.items()), "a circle"
     assert {home[1:] for home in fusedcam._HOME.values()} == FRONT["__init__"]
 
@@ -172,7 +175,7 @@ def test_imports_follow_the_arrows(path):
     own = python_part(path)
     used = used_parts(path)
     assert used <= FRONT.get(own, arrows("python").get(own, set()) | {own})
-    assert "_cpu" not in used or own == "_native", "_native is the only importer of _cpu"
+    assert not {"_cpu", "_cuda"} & used or own == "_native", "_native is the only importer of the native modules"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=short)

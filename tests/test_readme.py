@@ -104,7 +104,7 @@ def targets() -> list[str]:
 
 def test_the_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    assert targets() == ["bench", "demo", "lint", "test", "test-all"]
+    assert targets() == ["bench", "builds", "demo", "gpu", "lint", "test", "test-all"]
     for target in targets():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 

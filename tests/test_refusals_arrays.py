@@ -1,6 +1,7 @@
 """Refusals of arrays: element types, memory that cannot be read, results that cannot be written to."""
 
 import array
+import re
 
 import numpy as np
 
@@ -97,11 +98,12 @@ def released(a):
     return view
 
 
-def elsewhere(kind, place, builds):
-    message = (
-        f"cam: activations is on {place}; this build of fusedcam has kernels for the CPU only "
-        f"({builds} for this device); pass a copy on the CPU"
-    )
+NO_CUDA = r"(this fusedcam has no CUDA kernels \(.+\): install it|CUDA is not available: cuda).+"
+ALL = "fusedcam has kernels for the CPU and CUDA alone"
+
+
+def elsewhere(kind, place, reason):
+    message = re.compile(rf"cam: activations is on {place}; {reason}; pass a copy on the CPU")
     return Row(lambda x: x.cam(OnDevice(x.a, kind), x.g), ValueError, message)
 
 
@@ -120,9 +122,13 @@ MEMORY = {
     "export fails": unreadable(Raises, "Raises", "out of ink"),
     "device unknown": unreadable(Nowhere, "Nowhere", "its __dlpack_device__ does not say where it is"),
     "released memoryview": unreadable(released, "memoryview", "operation forbidden on released memoryview object"),
-    "on CUDA": elsewhere(2, "cuda:1", "one compiled with CUDA has them"),
-    "on Metal": elsewhere(8, "metal:1", "no build has them"),
-    "on an unknown device": elsewhere(77, "a device of DLPack type 77", "no build has them"),
+    "on CUDA": elsewhere(
+        2, "cuda:1", r"(this fusedcam has no CUDA kernels \(.+\): install it|CUDA is not available: cuda).+"
+    ),
+    "on Metal": elsewhere(8, "metal:1", "fusedcam has kernels for the CPU and CUDA alone"),
+    "on an unknown device": elsewhere(
+        77, "a device of DLPack type 77", "fusedcam has kernels for the CPU and CUDA alone"
+    ),
     "big-endian": Row(
         lambda x: x.cam(x.a.astype(">f4"), x.g),
         ValueError,

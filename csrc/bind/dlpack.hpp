@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../dtype.hpp"
+
 namespace fusedcam::dlpack {
 
 struct Device {
@@ -63,6 +65,12 @@ struct ExchangeApi {
     int (*tensor_from_object)(void* object, Tensor* out);
     int (*current_work_stream)(int32_t device_type, int32_t device_index, void** out);
 };
+
+// Of the results' element types.
+constexpr DataType dtype_of(DType dtype) {
+    if (dtype == DType::uint8) return {code_uint, 8, 1};
+    return {code_float, static_cast<uint8_t>(8 * item_size(dtype)), 1};
+}
 
 static_assert(sizeof(void*) == 8);
 static_assert(sizeof(Tensor) == 48 && offsetof(Tensor, device) == 8 && offsetof(Tensor, rank) == 16);

@@ -2,25 +2,46 @@
 // order, since reading an argument may run a caller's code, which may move an array's memory.
 #include "entries.hpp"
 
-#include <cxxabi.h>
-#include <unistd.h>
-
 #include <new>
 #include <optional>
 
 #include "arguments.hpp"
+#include "backend.hpp"
 #include "docs.hpp"
 #include "exchange.hpp"
 
 namespace fusedcam::bind {
 namespace {
 
+PyObject* other_module = nullptr;
+
+// The same call by the other module's op of that name: a new reference, or null with a Python error set. When there is
+// no such module, the error says why beside what this one refuses.
+PyObject* hand_over(const Elsewhere& elsewhere, const char* op, PyObject* const* values, Py_ssize_t positional,
+                    PyObject* keywords) {
+    PyObject* found = other_module ? PyObject_CallFunction(other_module, "s", op) : nullptr;
+    if (PyErr_Occurred()) return nullptr;
+    if (found && PyCallable_Check(found)) {
+        PyObject* result = PyObject_Vectorcall(found, values, static_cast<size_t>(positional), keywords);
+        Py_DECREF(found);
+        return result;
+    }
+    const char* reason = found && PyUnicode_Check(found) ? PyUnicode_AsUTF8(found) : nullptr;
+    const std::string words =
+        text(elsewhere.what(), "; ", reason ? reason : "there are no kernels for it", "; pass a copy on the CPU");
+    PyErr_SetString(PyExc_ValueError, words.c_str());
+    Py_XDECREF(found);
+    return nullptr;
+}
+
 // C++'s refusals as Python's exceptions.
 template <class Body>
-PyObject* guarded(Body&& body) {
+PyObject* guarded(const char* op, PyObject* const* values, Py_ssize_t positional, PyObject* keywords, Body&& body) {
     try {
         return body();
     } catch (const PythonError&) {
+    } catch (const Elsewhere& error) {
+        return hand_over(error, op, values, positional, keywords);
     } catch (const TypeMismatch& error) {
         PyErr_SetString(PyExc_TypeError, error.what());
     } catch (const std::invalid_argument& error) {
@@ -31,32 +52,6 @@ PyObject* guarded(Body&& body) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
     }
     return nullptr;
-}
-
-class WithoutLock {
-  public:
-    explicit WithoutLock(bool release) : state_(release ? PyEval_SaveThread() : nullptr) {}
-    // At the interpreter's end CPython before 3.14 ends a thread that asks for the lock by unwinding its stack, which
-    // would run destructors that need the lock, and abort in this one. The thread stays here instead, as from 3.14 on.
-    ~WithoutLock() {
-        if (!state_) return;
-        try {
-            PyEval_RestoreThread(state_);
-        } catch (const abi::__forced_unwind&) {
-            for (;;) pause();
-        }
-    }
-    WithoutLock(const WithoutLock&) = delete;
-    WithoutLock& operator=(const WithoutLock&) = delete;
-
-  private:
-    PyThreadState* state_;
-};
-
-template <class Call>
-void compute(const Call& call, void (*kernel)(const Call&)) {
-    const WithoutLock lock(call.work >= serial_below);
-    kernel(call);
 }
 
 // Where a result goes: into `out` when it is given, else into new memory of the framework of `like`.
@@ -87,19 +82,18 @@ class Destination {
     std::optional<Result> fresh_;
 };
 
-// nan="raise" knows only at the end whether to refuse, and a refused call leaves `out` as it was: the maps go to
-// memory of their own first. Resizing onto the same grid is the copy.
+// The maps go to memory of their own first. Resizing onto the same grid is the copy.
 void compute_then_copy(CamCall& call, const Borrowed& like, const ArrayView& out) {
     const Result maps(like, call.result, result_dtype(call.activations.dtype));
     call.out = maps.view();
-    compute(call, cpu::cam);
+    backend::run(call, like);
     ResizeCall copy = plan_resize(maps.view(), {out.extent(-2), out.extent(-1)}, Normalize::none);
     copy.out = out;
-    compute(copy, cpu::resize);
+    backend::run(copy, like);
 }
 
 PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
-    return guarded([&] {
+    return guarded("cam", values, positional, keywords, [&] {
         enum { activations_, gradients_, weights_, method, size, relu, normalize, nan, spatial, layout, out };
         static const Signature signature("cam", 2, 1,
                                          {"activations", "gradients", "weights", "method", "size", "relu", "normalize",
@@ -129,18 +123,18 @@ PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObjec
                                 by_gradients ? CamSource::gradients : CamSource::weights, options);
         Destination destination("cam", given.get(out), activations, call.result, result_dtype(activations.view().dtype),
                                 {&activations.view(), &second.view()});
-        if (destination.given() && options.nan == NanPolicy::raise) {
+        if (destination.given() && options.nan == NanPolicy::raise && backend::raise_keeps_out) {
             compute_then_copy(call, activations, destination.view());
         } else {
             call.out = destination.view();
-            compute(call, cpu::cam);
+            backend::run(call, activations);
         }
         return destination.release();
     });
 }
 
 PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
-    return guarded([&] {
+    return guarded("resize", values, positional, keywords, [&] {
         enum { heatmap_, size, normalize, out };
         static const Signature signature("resize", 2, 2, {"heatmap", "size", "normalize", "out"});
         const Arguments given(signature, values, positional, keywords);
@@ -152,7 +146,7 @@ PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyOb
         Destination destination("resize", given.get(out), heatmap, call.result, result_dtype(heatmap.view().dtype),
                                 {&heatmap.view()});
         call.out = destination.view();
-        compute(call, cpu::resize);
+        backend::run(call, heatmap);
         return destination.release();
     });
 }
@@ -169,7 +163,7 @@ Palette palette_of(const char* op, const Borrowed& table) {
 }
 
 PyObject* colorize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
-    return guarded([&] {
+    return guarded("colorize", values, positional, keywords, [&] {
         enum { heatmap_, table_, size, normalize, out };
         static const Signature signature("colorize", 5, 5, {"heatmap", "colormap", "size", "normalize", "out"});
         const Arguments given(signature, values, positional, keywords);
@@ -181,13 +175,13 @@ PyObject* colorize(PyObject*, PyObject* const* values, Py_ssize_t positional, Py
         Destination destination("colorize", given.get(out), heatmap, call.result, DType::uint8,
                                 {&heatmap.view(), &table.view()});
         call.out = destination.view();
-        compute(call, cpu::colorize);
+        backend::run(call, heatmap);
         return destination.release();
     });
 }
 
 PyObject* overlay(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
-    return guarded([&] {
+    return guarded("overlay", values, positional, keywords, [&] {
         enum { image_, heatmap_, table_, alpha, normalize, out };
         static const Signature signature("overlay", 6, 6,
                                          {"image", "heatmap", "colormap", "alpha", "normalize", "out"});
@@ -202,13 +196,13 @@ PyObject* overlay(PyObject*, PyObject* const* values, Py_ssize_t positional, PyO
         Destination destination("overlay", given.get(out), image, call.result, DType::uint8,
                                 {&image.view(), &heatmap.view(), &table.view()});
         call.out = destination.view();
-        compute(call, cpu::overlay);
+        backend::run(call, image);
         return destination.release();
     });
 }
 
 PyObject* address(PyObject*, PyObject* array) {
-    return guarded([&] {
+    return guarded("address", &array, 1, nullptr, [&] {
         const Borrowed borrowed("address", "array", array);
         return PyLong_FromVoidPtr(borrowed.view().data);
     });
@@ -221,6 +215,11 @@ PyMethodDef entry(const char* name, Function function, const char* doc) {
 }
 
 }  // namespace
+
+void set_other_module(PyObject* function) {
+    Py_INCREF(function);
+    Py_XSETREF(other_module, function);
+}
 
 PyMethodDef entries[] = {
     entry("cam", cam, docs::cam),

@@ -8,4 +8,8 @@ namespace fusedcam::bind {
 // Ends with an empty entry, as PyModule_AddFunctions wants it.
 extern PyMethodDef entries[];
 
+// The function that finds the other module's op by its name, for arrays elsewhere; it returns the op, or in words why
+// there is none.
+void set_other_module(PyObject* function);
+
 }  // namespace fusedcam::bind

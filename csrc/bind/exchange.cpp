@@ -6,12 +6,15 @@
 #include <string>
 
 #include "../check.hpp"
+#include "backend.hpp"
 #include "numpy.hpp"
 
 namespace fusedcam::bind {
 namespace {
 
-constexpr int32_t cpu_device = 1, pinned_device = 3;
+constexpr int32_t cpu_device = 1, cuda_device = 2, pinned_device = 3, managed_device = 13;
+
+PyObject* frameworks = nullptr;
 
 const char* type_name(PyObject* object) { return Py_TYPE(object)->tp_name; }
 
@@ -67,7 +70,26 @@ void refuse_handles(const char* op, const char* argument, PyObject* tensor) {
     if (found == "string" || found == "resource" || found == "variant") refuse_dtype(op, argument, found);
 }
 
+// Pinned memory is ordinary memory to the CPU, as is that of the other CPU devices that JAX can make; managed memory is
+// CUDA's.
+Device device_of(int32_t type, int32_t index) {
+    if (type == cpu_device || type == pinned_device) return {};
+    return {type == managed_device ? cuda_device : type, index};
+}
+
 }  // namespace
+
+void set_frameworks(PyObject* module) {
+    Py_INCREF(module);
+    Py_XSETREF(frameworks, module);
+}
+
+PyObject* ask_frameworks(const char* function, PyObject* const* arguments, size_t count) {
+    PyObject* found = PyObject_GetAttrString(frameworks, function);
+    PyObject* result = found ? PyObject_Vectorcall(found, arguments, count, nullptr) : nullptr;
+    Py_XDECREF(found);
+    return result;
+}
 
 void Borrowed::take(const char* op, const char* argument, PyObject* object) {
     object_ = object;
@@ -80,13 +102,14 @@ void Borrowed::take(const char* op, const char* argument, PyObject* object) {
             if (!from_buffer(op, argument)) from_dlpack(op, argument);
             break;
         case Protocol::dlpack: from_dlpack(op, argument); break;
+        case Protocol::cuda_interface: from_cuda_interface(op, argument); break;
         case Protocol::none:
             refuse_type(op, ": ", argument,
                         " must be an array (torch, NumPy, JAX, CuPy, TensorFlow or anything with "
                         "__dlpack__ or the buffer protocol), not ",
                         type_name(object));
     }
-    if (!(view_.device == Device{})) refuse_device(op, argument);
+    if (!backend::serves(view_.device)) refuse_device(op, argument);
     if (framework_->immutable) view_.readonly = true;
     if (framework_->torch) check_torch(op, argument);
 }
@@ -101,9 +124,7 @@ void Borrowed::from_tensor(const char* op, const char* argument, const dlpack::T
     if (tensor.rank > max_rank)
         refuse_value(op, ": ", argument, " has ", tensor.rank, " dimensions; accepted are at most ", max_rank);
     view_.dtype = dtype_of(op, argument, tensor.dtype);
-    // Pinned memory is ordinary memory to the CPU, as is that of the other CPU devices that JAX can make.
-    if (tensor.device.type != cpu_device && tensor.device.type != pinned_device)
-        view_.device = {tensor.device.type, tensor.device.index};
+    view_.device = device_of(tensor.device.type, tensor.device.index);
     view_.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
     view_.shape.rank = tensor.rank;
     int64_t dense = 1;
@@ -115,8 +136,7 @@ void Borrowed::from_tensor(const char* op, const char* argument, const dlpack::T
     if (dense == 0) return;
     // Fake and meta tensors, wrapper subclasses and functional wrappers have a shape but no memory.
     if (!tensor.data) refuse_memory(op, argument, object_, "it has a shape but no memory");
-    if (view_.device == Device{} &&
-        reinterpret_cast<uintptr_t>(view_.data) % static_cast<size_t>(item_size(view_.dtype)))
+    if (reinterpret_cast<uintptr_t>(view_.data) % static_cast<size_t>(item_size(view_.dtype)))
         refuse_value(op, ": ", argument, " is not aligned to its item size; pass a contiguous copy");
 }
 
@@ -170,21 +190,24 @@ void Borrowed::from_dlpack(const char* op, const char* argument) {
         refuse_memory(op, argument, object_, "its __dlpack_device__ does not say where it is");
     }
     Py_DECREF(place);
-    if (type != cpu_device && type != pinned_device) {
-        view_.device = {type, index};
-        return;
-    }
+    view_.device = device_of(type, index);
+    if (!backend::serves(view_.device)) return;
     static PyObject* const method = PyUnicode_InternFromString("__dlpack__");
-    static PyObject* const keyword = Py_BuildValue("(s)", "max_version");
+    static PyObject* const both = Py_BuildValue("(ss)", "stream", "max_version");
     static PyObject* const newest = Py_BuildValue("(ii)", 1, 3);
-    PyObject* arguments[] = {object_, newest};
-    if (framework_->versioned) capsule_ = PyObject_VectorcallMethod(method, arguments, 1, keyword);
+    static PyObject* const only_stream = Py_BuildValue("(s)", "stream");
+    static PyObject* const only_version = Py_BuildValue("(s)", "max_version");
+    PyObject* stream = view_.device == Device{} ? nullptr : backend::dlpack_stream(*this);
+    if (!stream && PyErr_Occurred()) throw PythonError{};
+    PyObject* arguments[] = {object_, stream ? stream : newest, newest};
+    if (framework_->versioned) capsule_ = PyObject_VectorcallMethod(method, arguments, 1, stream ? both : only_version);
     if (!capsule_ && (!framework_->versioned || PyErr_ExceptionMatches(PyExc_TypeError))) {
         PyErr_Clear();
-        capsule_ = PyObject_VectorcallMethod(method, arguments, 1, nullptr);
+        capsule_ = PyObject_VectorcallMethod(method, arguments, 1, stream ? only_stream : nullptr);
         // It was the keyword, not the array, unless this fails as well.
         if (capsule_) framework_->versioned = false;
     }
+    Py_XDECREF(stream);
     if (!capsule_) refuse_memory(op, argument, object_, pending_error());
     if (PyCapsule_IsValid(capsule_, "dltensor_versioned")) {
         const auto* managed =
@@ -201,6 +224,46 @@ void Borrowed::from_dlpack(const char* op, const char* argument) {
     }
 }
 
+void Borrowed::from_cuda_interface(const char* op, const char* argument) {
+    PyObject* interface = PyObject_GetAttrString(object_, "__cuda_array_interface__");
+    if (!interface || !PyDict_Check(interface)) {
+        Py_XDECREF(interface);
+        refuse_memory(op, argument, object_, PyErr_Occurred() ? pending_error() : "no __cuda_array_interface__");
+    }
+    capsule_ = interface;  // kept for as long as the memory is used
+    view_.device = {cuda_device, 0};
+    if (!backend::serves(view_.device)) return;
+    const auto item = [&](const char* key) { return PyDict_GetItemString(interface, key); };  // borrowed
+    const char* type = item("typestr") ? PyUnicode_AsUTF8(item("typestr")) : nullptr;
+    const auto is = [&](const char* code) { return type && !std::strcmp(type, code); };
+    if (is("<f4") || is("<f8") || is("<f2") || is("|u1"))
+        view_.dtype = is("<f4")   ? DType::float32
+                      : is("<f8") ? DType::float64
+                      : is("<f2") ? DType::float16
+                                  : DType::uint8;
+    else
+        refuse_dtype(op, argument, type ? type : "unknown");
+    PyObject *shape = item("shape"), *data = item("data"), *steps = item("strides");
+    const bool whole =
+        shape && PyTuple_Check(shape) && data && PyTuple_Check(data) && PyTuple_GET_SIZE(data) == 2 &&
+        (!steps || steps == Py_None || (PyTuple_Check(steps) && PyTuple_GET_SIZE(steps) == PyTuple_GET_SIZE(shape)));
+    if (!whole || PyTuple_GET_SIZE(shape) > max_rank)
+        refuse_memory(op, argument, object_, "its __cuda_array_interface__ has no usable shape, data or strides");
+    view_.data = static_cast<std::byte*>(PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0)));
+    view_.readonly = PyObject_IsTrue(PyTuple_GET_ITEM(data, 1));
+    const int rank = static_cast<int>(PyTuple_GET_SIZE(shape));
+    Py_ssize_t extents[max_rank], bytes[max_rank], dense = item_size(view_.dtype);
+    for (int axis = rank - 1; axis >= 0; --axis) {
+        extents[axis] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, axis));
+        bytes[axis] = steps && steps != Py_None ? PyLong_AsSsize_t(PyTuple_GET_ITEM(steps, axis)) : dense;
+        dense *= extents[axis];
+    }
+    if (PyErr_Occurred()) refuse_memory(op, argument, object_, pending_error());
+    if (!set_axes(view_, rank, extents, bytes))
+        refuse_value(op, ": ", argument, " is not aligned to its item size; pass a contiguous copy");
+    if (view_.shape.count() > 0) view_.device.index = backend::device_of_memory(view_.data);
+}
+
 void Borrowed::check_torch(const char* op, const char* argument) const {
     if (torch_requires_grad(*framework_, object_) && torch_grad_enabled())
         refuse_value(op, ": ", argument, " requires grad and maps are not differentiable; pass ", argument,
@@ -211,12 +274,9 @@ void Borrowed::check_torch(const char* op, const char* argument) const {
 }
 
 void Borrowed::refuse_device(const char* op, const char* argument) const {
-    constexpr int32_t cuda_devices[] = {2, 13};
-    const bool cuda = std::ranges::find(cuda_devices, view_.device.type) != std::end(cuda_devices);
-    refuse_value(op, ": ", argument, " is on ", show(view_.device),
-                 "; this build of fusedcam has kernels for the CPU only (",
-                 cuda ? "one compiled with CUDA has them for this device" : "no build has them for this device",
-                 "); pass a copy on the CPU");
+    const std::string found = text(op, ": ", argument, " is on ", show(view_.device));
+    if (view_.device.type == cuda_device) throw Elsewhere(found);
+    refuse_value(found, "; fusedcam has kernels for the CPU and CUDA alone; pass a copy on the CPU");
 }
 
 void Borrowed::must_match(const char* op, const char* argument, const Borrowed& first,

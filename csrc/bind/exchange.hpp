@@ -3,10 +3,17 @@
 
 #include <Python.h>
 
+#include <stdexcept>
+
 #include "../array_view.hpp"
 #include "framework.hpp"
 
 namespace fusedcam::bind {
+
+// An argument lies on a CUDA device, which is the other module's; the words say which and where.
+struct Elsewhere : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
+};
 
 // The memory of one argument, for as long as this lives. The caller's reference keeps the object itself alive.
 class Borrowed {
@@ -31,6 +38,7 @@ class Borrowed {
     void from_exchange(const char* op, const char* argument);
     bool from_buffer(const char* op, const char* argument);
     void from_dlpack(const char* op, const char* argument);
+    void from_cuda_interface(const char* op, const char* argument);
     void from_tensor(const char* op, const char* argument, const dlpack::Tensor& tensor);
     void check_torch(const char* op, const char* argument) const;
     [[noreturn]] void refuse_device(const char* op, const char* argument) const;
@@ -48,7 +56,8 @@ class Borrowed {
     PyObject* capsule_ = nullptr;
 };
 
-// Memory for a result, given to the framework of `like` once it is filled.
+// Memory for a result, given to the framework of `like` once it is filled. result_cpu.cpp and result_cuda.cpp have each
+// module's.
 class Result {
   public:
     Result(const Borrowed& like, const Shape& shape, DType dtype);
@@ -67,7 +76,10 @@ class Result {
     dlpack::ManagedVersioned* block_ = nullptr;  // every other framework's
 };
 
-// python/fusedcam/_frameworks.py's from_numpy(array, like): used for frameworks without DLPack's exchange API.
-void set_from_numpy(PyObject* function);
+// python/fusedcam/_frameworks.py's functions for what a framework has to be asked in Python: from_numpy(array, like) on
+// the CPU; empty(like, shape, dtype), from_memory(memory, like) and stream(like) on CUDA.
+void set_frameworks(PyObject* module);
+// The result of the one of that name: a new reference. Throws PythonError.
+PyObject* ask_frameworks(const char* function, PyObject* const* arguments, size_t count);
 
 }  // namespace fusedcam::bind

@@ -113,6 +113,8 @@ Framework probe(PyTypeObject* type) {
         framework.protocol = Protocol::exchange;
     } else if (PyObject_HasAttrString(object, "__dlpack__")) {
         framework.protocol = buffer ? Protocol::buffer : Protocol::dlpack;
+    } else if (PyObject_HasAttrString(object, "__cuda_array_interface__")) {
+        framework.protocol = Protocol::cuda_interface;
     } else if (buffer) {
         framework.protocol = Protocol::buffer;
         framework.package = "numpy";  // what comes out for a plain buffer

@@ -12,7 +12,7 @@ namespace fusedcam::bind {
 // A Python error is set; nothing to add.
 struct PythonError {};
 
-enum class Protocol : uint8_t { none, exchange, numpy, buffer, dlpack };
+enum class Protocol : uint8_t { none, exchange, numpy, buffer, dlpack, cuda_interface };
 
 struct Framework {
     PyTypeObject* type = nullptr;

@@ -1,4 +1,4 @@
-// The native module: a table of contents.
+// The native module on the CPU: a table of contents.
 #include <pybind11/pybind11.h>
 
 #include "../ops.hpp"
@@ -15,8 +15,11 @@ PYBIND11_MODULE(_cpu, module) {
     if (!bind::import_numpy()) throw py::error_already_set();
     if (PyModule_AddFunctions(module.ptr(), bind::entries)) throw py::error_already_set();
     module.def(
-        "set_from_numpy", [](const py::function& function) { bind::set_from_numpy(function.ptr()); },
-        "Sets what turns a NumPy array into an array of another array's framework.");
+        "set_frameworks", [](const py::module_& frameworks) { bind::set_frameworks(frameworks.ptr()); },
+        "Sets the module of functions that ask a framework in Python.");
+    module.def(
+        "set_other_module", [](const py::function& find) { bind::set_other_module(find.ptr()); },
+        "Sets what finds CUDA's op of a name, or says why there is none.");
     module.def(
         "describe",
         [] {

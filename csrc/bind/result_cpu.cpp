@@ -1,4 +1,4 @@
-// Arrays out: memory of our own that the framework adopts, or NumPy's.
+// Arrays out, on the CPU: memory of our own that the framework adopts, or NumPy's.
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -8,13 +8,6 @@
 
 namespace fusedcam::bind {
 namespace {
-
-PyObject* from_numpy = nullptr;
-
-dlpack::DataType dlpack_dtype(DType dtype) {
-    if (dtype == DType::uint8) return {dlpack::code_uint, 8, 1};
-    return {dlpack::code_float, static_cast<uint8_t>(8 * item_size(dtype)), 1};
-}
 
 void free_block(dlpack::ManagedVersioned* block) { std::free(block); }
 
@@ -38,18 +31,13 @@ dlpack::ManagedVersioned* new_block(const Shape& shape, DType dtype) {
               nullptr,
               free_block,
               0,
-              {view.data, {1, 0}, shape.rank, dlpack_dtype(dtype), extents, extents + shape.rank, 0}};
+              {view.data, {1, 0}, shape.rank, dlpack::dtype_of(dtype), extents, extents + shape.rank, 0}};
     return block;
 }
 
 void free_owned(PyObject* capsule) { std::free(PyCapsule_GetPointer(capsule, nullptr)); }
 
 }  // namespace
-
-void set_from_numpy(PyObject* function) {
-    Py_INCREF(function);
-    Py_XSETREF(from_numpy, function);
-}
 
 Result::Result(const Borrowed& like, const Shape& shape, DType dtype) : like_(like) {
     if (like.framework().numpy) {
@@ -82,7 +70,7 @@ PyObject* Result::release() {
     PyObject* array = wrap_numpy(view_, owner);
     if (!array) return nullptr;
     PyObject* arguments[] = {array, like_.object()};
-    PyObject* converted = PyObject_Vectorcall(from_numpy, arguments, 2, nullptr);
+    PyObject* converted = ask_frameworks("from_numpy", arguments, 2);
     Py_DECREF(array);
     return converted;
 }

@@ -1,6 +1,7 @@
 """The native module on the CPU (csrc/bind/module.cpp)."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
@@ -44,7 +45,8 @@ def overlay(
     /,
 ) -> Array: ...
 def address(array: Any, /) -> int: ...
-def set_from_numpy(function: Callable[[NDArray[Any], Any], Any], /) -> None: ...
+def set_frameworks(frameworks: ModuleType, /) -> None: ...
+def set_other_module(find: Callable[[str], Any], /) -> None: ...
 
 class _Description(TypedDict):
     simd: str

@@ -1,7 +1,9 @@
-"""The only importer of the native module."""
+"""The only importer of the native modules: _cpu at once, _cuda with the first array on a CUDA device."""
 
 import sys
-from typing import TypedDict
+from functools import cache
+from importlib import import_module
+from typing import Any, TypedDict
 
 if sys.version_info < (3, 12):  # where pybind11 waits for a lock for ever; later it has Python refuse
     try:
@@ -12,7 +14,8 @@ if sys.version_info < (3, 12):  # where pybind11 waits for a lock for ever; late
         if interpreters.get_current() != interpreters.get_main():
             raise ImportError("fusedcam does not load in a subinterpreter; import it in the process's main interpreter")
 
-from ._frameworks import from_numpy
+from . import _frameworks
+from ._build import CUDA_ARCHITECTURES, WITHOUT_CUDA
 
 try:
     from . import _cpu
@@ -28,7 +31,35 @@ resize = _cpu.resize
 colorize = _cpu.colorize
 overlay = _cpu.overlay
 
-_cpu.set_from_numpy(from_numpy)
+_cpu.set_frameworks(_frameworks)
+
+_HOW_TO_GET_CUDA = (
+    "install it where nvcc is found (pip install --config-settings=cmake.define.FUSEDCAM_CUDA=ON), or from a wheel "
+    "that was built with it"
+)
+
+
+@cache
+def _cuda() -> Any:
+    """The module _cuda, or in words why calls with arrays on a CUDA device cannot be made."""
+    if WITHOUT_CUDA:
+        return f"this fusedcam has no CUDA kernels ({WITHOUT_CUDA}): {_HOW_TO_GET_CUDA}"
+    try:
+        module = import_module("._cuda", __package__)
+    except ImportError as error:
+        return f"the module of CUDA kernels does not load: {error}"
+    if reason := module.unavailable():
+        return f"CUDA is not available: {reason}"
+    module.set_frameworks(_frameworks)
+    return module
+
+
+def _cuda_op(name: str) -> Any:
+    """What a call with arrays on a CUDA device is handed to, or in words why there is nothing."""
+    return _cuda() if isinstance(_cuda(), str) else getattr(_cuda(), name)
+
+
+_cpu.set_other_module(_cuda_op)
 
 
 class Info(TypedDict):
@@ -38,7 +69,9 @@ class Info(TypedDict):
     backends: list[str]
     """The devices there are kernels for."""
     cuda: str | None
-    """Why there is no CUDA backend; None where there is one."""
+    """Why CUDA is not available; None where it is."""
+    cuda_architectures: str
+    """Those that CUDA kernels were compiled for, as CMake writes them; empty without any."""
     simd: str
     """The instruction set of the CPU's kernels."""
     threads: int
@@ -50,10 +83,12 @@ class Info(TypedDict):
 def info() -> Info:
     """Version, backends, and what the CPU's kernels run with."""
     description = _cpu.describe()
+    missing = _cuda() if isinstance(_cuda(), str) else None
     return Info(
         version=__version__,
-        backends=["cpu"],
-        cuda="this version of fusedcam has no CUDA kernels",
+        backends=["cpu"] if missing else ["cpu", "cuda"],
+        cuda=missing,
+        cuda_architectures=CUDA_ARCHITECTURES,
         simd=description["simd"],
         threads=description["threads"],
         thread_runtime=description["thread_runtime"],

@@ -4,13 +4,13 @@ import difflib
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .outputs import detached
+from .plan import Captured, Plan
 from .recording import Disturber, Recorder, Survey, plain_checkpoints, watching
 from .state import explain_failure, unchanged_buffers
 from .targets import Score, score_function
@@ -22,39 +22,6 @@ _SWITCHED_OFF = "the model switched recording off after the layer"
 _OVERWRITTEN = "the layer's output was overwritten"
 _OTHER_PATH = "the model took another path than before"
 _MOST_RUNS = 8  # a model that surprises even then never runs twice alike
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an explanation did."""
-
-    layer: str
-    """Dotted name of the layer explained; "" is the model itself."""
-    call: int
-    """Which of the layer's calls during the forward, from 0."""
-    calls: int
-    """How often the forward called the layer."""
-    shape: tuple[int, ...]
-    """Of the activations, [N, C, H, W]."""
-    recording: Literal["from the layer", "from the start"]
-    """Where recording for the backward began."""
-    reruns: tuple[str, ...]
-    """Why the model ran again, once each."""
-
-    def __str__(self) -> str:
-        again = f"; ran again because {', then because '.join(self.reruns)}" if self.reruns else ""
-        name = self.layer or "the model itself"
-        return f"{name}, call {self.call + 1} of {self.calls}, {list(self.shape)}; recorded {self.recording}{again}"
-
-
-class Captured(NamedTuple):
-    activations: Tensor
-    """[N, C, H, W], as the layer returned them."""
-    gradients: Tensor
-    """[N, C, H, W], or [N, K, C, H, W] for scores [N, K]."""
-    output: Any
-    """The model's own, detached."""
-    plan: Plan
 
 
 class _Probed(Exception):

@@ -1,0 +1,104 @@
+// Arrays out, on CUDA: of the framework's own allocator where it can be asked (torch, CuPy), so that its statistics and
+// record_stream stay right; else stream-ordered memory that goes over by DLPack and is freed on the stream it was made
+// on.
+#include <new>
+#include <utility>
+
+#include "../check.hpp"
+#include "backend.hpp"
+
+namespace fusedcam::bind {
+namespace {
+
+struct Block {
+    dlpack::ManagedVersioned managed;
+    int64_t axes[2 * max_rank];
+    cuda::Queue queue;
+};
+
+void free_block(dlpack::ManagedVersioned* managed) {
+    auto* block = static_cast<Block*>(managed->context);
+    cuda::release(managed->tensor.data, block->queue);
+    delete block;
+}
+
+// A consumer that takes the memory over renames the capsule.
+void free_capsule(PyObject* capsule) {
+    if (!PyCapsule_IsValid(capsule, "dltensor_versioned")) return;
+    auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+    managed->deleter(managed);
+}
+
+PyObject* shape_tuple(const Shape& shape) {
+    PyObject* tuple = PyTuple_New(shape.rank);
+    for (int axis = 0; tuple && axis < shape.rank; ++axis)
+        PyTuple_SET_ITEM(tuple, axis, PyLong_FromLongLong(shape.extent[axis]));
+    if (!tuple || PyErr_Occurred()) throw PythonError{};
+    return tuple;
+}
+
+}  // namespace
+
+Result::Result(const Borrowed& like, const Shape& shape, DType dtype) : like_(like) {
+    PyObject* extents = shape_tuple(shape);
+    PyObject* type = PyUnicode_FromString(name(dtype));
+    PyObject* arguments[] = {like.object(), extents, type};
+    PyObject* array = type ? ask_frameworks("empty", arguments, 3) : nullptr;
+    Py_DECREF(extents);
+    Py_XDECREF(type);
+    if (!array) throw PythonError{};
+    if (array != Py_None) {
+        array_ = array;
+        try {
+            const Borrowed made("fusedcam", "the result", array);
+            view_ = made.view();
+        } catch (...) {
+            Py_CLEAR(array_);
+            throw;
+        }
+        return;
+    }
+    Py_DECREF(array);
+    const Device device = like.view().device;
+    const cuda::Queue queue = backend::queue_of(like);
+    void* memory = cuda::reserve(shape.count() * item_size(dtype), queue);
+    view_ = dense_view(memory, shape, dtype, device);
+    auto* block = new Block{};
+    block->queue = queue;
+    for (int axis = 0; axis < shape.rank; ++axis) {
+        block->axes[axis] = shape.extent[axis];
+        block->axes[max_rank + axis] = view_.strides[axis];
+    }
+    block->managed = {{1, 0},
+                      block,
+                      free_block,
+                      0,
+                      {memory,
+                       {device.type, device.index},
+                       shape.rank,
+                       dlpack::dtype_of(dtype),
+                       block->axes,
+                       block->axes + max_rank,
+                       0}};
+    block_ = &block->managed;
+}
+
+Result::~Result() {
+    Py_XDECREF(array_);
+    if (block_) block_->deleter(block_);
+}
+
+PyObject* Result::release() {
+    if (array_) return std::exchange(array_, nullptr);
+    PyObject* capsule = PyCapsule_New(block_, "dltensor_versioned", free_capsule);
+    if (!capsule) return nullptr;
+    block_ = nullptr;  // the capsule's now
+    PyObject* device = Py_BuildValue("(ii)", view_.device.type, view_.device.index);
+    PyObject* arguments[] = {capsule, device, like_.object()};
+    PyObject* converted = device ? ask_frameworks("from_capsule", arguments, 3) : nullptr;
+    Py_XDECREF(device);
+    Py_DECREF(capsule);
+    return converted;
+}
+
+}  // namespace fusedcam::bind

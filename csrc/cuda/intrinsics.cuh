@@ -1,0 +1,91 @@
+// What the kernels need beyond C++: thread indices, barriers, shuffles, clusters. One line each, so that the
+// emulator in tests/emulator, which runs these kernels on the CPU, has a stand-in for every one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(FUSEDCAM_EMULATE)
+#include "emulator.hpp"
+#else
+#include <cooperative_groups.h>
+#include <cuda_runtime.h>
+#endif
+
+namespace fusedcam::cuda {
+
+constexpr int threads = 256;  // of every block
+constexpr int warp = 32;
+
+#if !defined(FUSEDCAM_EMULATE)
+
+// The dynamic shared memory of the block; `Carve` cuts it into pieces.
+__device__ inline std::byte* shared_memory() {
+    extern __shared__ __align__(16) std::byte memory[];
+    return memory;
+}
+
+template <class T>
+__device__ T shuffle_xor(T value, int lanes) {
+    return __shfl_xor_sync(0xffffffffu, value, lanes);
+}
+
+#if __CUDA_ARCH__ >= 900
+__device__ inline int cluster_rank() { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
+__device__ inline int cluster_size() { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
+__device__ inline void cluster_barrier() { cooperative_groups::this_cluster().sync(); }
+// The same piece of shared memory in another block of the cluster.
+template <class T>
+__device__ T* in_block(T* piece, int rank) {
+    return cooperative_groups::this_cluster().map_shared_rank(piece, rank);
+}
+#else
+// Compiled for a device without clusters; launch.cu never starts the kernels that would come here.
+__device__ inline int cluster_rank() {
+    __trap();
+    return 0;
+}
+__device__ inline int cluster_size() {
+    __trap();
+    return 1;
+}
+__device__ inline void cluster_barrier() { __trap(); }
+template <class T>
+__device__ T* in_block(T* piece, int) {
+    __trap();
+    return piece;
+}
+#endif
+
+__device__ inline void block_barrier() { __syncthreads(); }
+__device__ inline int thread() { return static_cast<int>(threadIdx.x); }
+__device__ inline int64_t block_x() { return blockIdx.x; }
+__device__ inline int64_t block_y() { return blockIdx.y; }
+__device__ inline int64_t blocks_x() { return gridDim.x; }
+
+#endif
+
+// Cuts shared memory into aligned pieces; on the host, with a null start, it counts the bytes that a kernel needs.
+class Carve {
+  public:
+    __host__ __device__ explicit Carve(std::byte* start) : start_(start) {}
+
+    template <class T>
+    __host__ __device__ T* take(int64_t count) {
+        T* piece = start_ ? reinterpret_cast<T*>(start_ + used_) : nullptr;
+        const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+        used_ += (bytes + 15) / 16 * 16;
+#if defined(FUSEDCAM_EMULATE)
+        if (start_) emulator::fence(start_ + used_);
+        used_ += emulator::fence_bytes;
+#endif
+        return piece;
+    }
+    __host__ __device__ int64_t bytes() const { return used_; }
+
+  private:
+    std::byte* start_;
+    int64_t used_ = 0;
+};
+
+}  // namespace fusedcam::cuda

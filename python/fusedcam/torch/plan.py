@@ -1,0 +1,41 @@
+"""What a capture brings, and the account of how it was done."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Captured", "Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an explanation did."""
+
+    layer: str
+    """Dotted name of the layer explained; "" is the model itself."""
+    call: int
+    """Which of the layer's calls during the forward, from 0."""
+    calls: int
+    """How often the forward called the layer."""
+    shape: tuple[int, ...]
+    """Of the activations, [N, C, H, W]."""
+    recording: Literal["from the layer", "from the start"]
+    """Where recording for the backward began."""
+    reruns: tuple[str, ...]
+    """Why the model ran again, once each."""
+
+    def __str__(self) -> str:
+        again = f"; ran again because {', then because '.join(self.reruns)}" if self.reruns else ""
+        name = self.layer or "the model itself"
+        return f"{name}, call {self.call + 1} of {self.calls}, {list(self.shape)}; recorded {self.recording}{again}"
+
+
+class Captured(NamedTuple):
+    activations: Tensor
+    """[N, C, H, W], as the layer returned them."""
+    gradients: Tensor
+    """[N, C, H, W], or [N, K, C, H, W] for scores [N, K]."""
+    output: Any
+    """The model's own, detached."""
+    plan: Plan

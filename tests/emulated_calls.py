@@ -1,0 +1,137 @@
+"""Calls with arrays on a CUDA device, which the emulator pretends to have: what goes in and out, what is refused.
+
+Run by test_emulator.py with the package that holds the emulated module.
+"""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+import fusedcam
+from exporter import VERSIONED, Exporter, ManagedVersioned, is_valid
+
+CUDA = 2
+get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+class Array(Exporter):
+    """An array of a framework that takes CUDA memory over by DLPack, and says on which stream it is asked for."""
+
+    def __init__(self, source, device=0):
+        super().__init__(source, VERSIONED, device_type=CUDA, device_index=device)
+        self.device, self.streams = device, []
+
+    def __dlpack_device__(self):
+        return (CUDA, self.device)
+
+    def __dlpack__(self, stream=None, max_version=None):
+        self.streams.append(stream)
+        return super().__dlpack__(max_version)
+
+    @classmethod
+    def from_dlpack(cls, memory):
+        assert memory.__dlpack_device__() == (CUDA, 0)
+        capsule = memory.__dlpack__()
+        assert is_valid(id(capsule), VERSIONED)
+        managed = ManagedVersioned.from_address(get_pointer(capsule, VERSIONED))
+        tensor = managed.tensor
+        shape = tensor.shape[: tensor.rank]
+        steps = [tensor.strides[axis] * tensor.bits // 8 for axis in range(tensor.rank)]
+        assert (tensor.device_type, tensor.device_index, tensor.byte_offset) == (CUDA, 0, 0)
+        kind = {(2, 32): "f4", (2, 64): "f8", (1, 8): "u1"}[tensor.code, tensor.bits]
+        count = int(np.prod(shape))
+        raw = (ctypes.c_uint8 * (count * tensor.bits // 8)).from_address(tensor.data or ctypes.addressof(managed))
+        values = np.ndarray(shape, kind, raw, strides=steps)
+        found = cls(values.copy())
+        found.kept = capsule
+        return found
+
+
+class Interface:
+    """An array of a framework that has __cuda_array_interface__ alone."""
+
+    def __init__(self, source, **fields):
+        self.source = source
+        self.interface = {
+            "shape": source.shape,
+            "typestr": source.dtype.str,
+            "data": (source.ctypes.data, False),
+            "strides": source.strides,
+            "version": 3,
+        } | fields
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.interface
+
+
+def close(first, second):
+    np.testing.assert_allclose(first, second, rtol=0, atol=3e-6)
+
+
+def refused(call, *words):
+    with pytest.raises((ValueError, TypeError)) as error:
+        call()
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def main():
+    rng = np.random.default_rng()
+    a, g = rng.normal(size=(2, 2, 3, 40, 7, 6)).astype(np.float32)[:, 0]
+    for dtype in ("f4", "f8", "f2"):
+        x, y = a.astype(dtype), g.astype(dtype)[:, ::-1]
+        on_device = [Array(x), Array(y)]
+        heat = fusedcam.cam(*on_device, size=(20, 31))
+        assert type(heat) is Array
+        close(heat.source, fusedcam.cam(x, y, size=(20, 31)))
+        assert [array.streams for array in on_device] == [[1], [1]], "the legacy stream, by its number"
+        assert all(array.made == array.freed == 1 for array in on_device)
+    close(
+        fusedcam.cam(Array(a), weights=Array(g[..., 0, 0]), nan="raise").source, fusedcam.cam(a, weights=g[..., 0, 0])
+    )
+    assert fusedcam.cam(Array(a[:0]), Array(g[:0])).source.shape == (0, 7, 6)
+
+    scores = rng.normal(size=(3, 7, 6)).astype(np.float32)
+    images = rng.integers(0, 256, (3, 50, 40, 3), np.uint8)
+    resized = fusedcam.resize(Array(scores), (33, 21), normalize="max")
+    assert resized.source.tobytes() == fusedcam.resize(scores, (33, 21), normalize="max").tobytes()
+    picture = fusedcam.overlay(Array(images), Array(scores), normalize="minmax", colormap="turbo")
+    assert picture.source.tobytes() == fusedcam.overlay(images, scores, normalize="minmax", colormap="turbo").tobytes()
+    colours = fusedcam.colorize(Array(scores), size=13)
+    assert colours.source.tobytes() == fusedcam.colorize(scores, size=13).tobytes()
+
+    out = np.full((3, 7, 6), np.nan, np.float32)
+    place = Array(out)
+    assert fusedcam.cam(Array(a), Array(g), out=place) is place
+    close(out, fusedcam.cam(a, g))
+
+    found = fusedcam.cam(Interface(a.transpose(0, 1, 3, 2)), Interface(g.transpose(0, 1, 3, 2)))
+    tensor = ManagedVersioned.from_address(get_pointer(found.__dlpack__(), VERSIONED)).tensor
+    values = np.ctypeslib.as_array(ctypes.cast(tensor.data, ctypes.POINTER(ctypes.c_float)), (3, 6, 7))
+    close(values, fusedcam.cam(a, g).transpose(0, 2, 1))
+    dense = fusedcam.resize(Interface(scores, strides=None), (7, 6), out=Interface(out))
+    assert dense.source.tobytes() == scores.tobytes()
+
+    refused(lambda: fusedcam.cam(Array(a), Array(g, device=1)), "activations are on cuda:0", "gradients are on cuda:1")
+    refused(lambda: fusedcam.cam(Array(a), g), "activations is a Array but gradients is a numpy.ndarray")
+    refused(lambda: fusedcam.cam(a, Array(g)), "activations is a numpy.ndarray but gradients is a Array")
+    refused(lambda: fusedcam.cam(Array(a), Array(g[:, :3])), "gradients have shape (3, 3, 7, 6)")
+    refused(lambda: fusedcam.cam(Array(a), Array(g), out=out), "out is a numpy.ndarray")
+    refused(lambda: fusedcam.cam(Array(a), Array(g), out=Array(a[:, 0])), "out shares memory with an input")
+    refused(lambda: fusedcam.resize(Array(np.zeros((4, 4), np.uint32)), 3), "dtype of heatmap is uint32")
+    refused(lambda: fusedcam.resize(Interface(np.zeros((4, 4), np.int32)), 3), "dtype of heatmap is <i4")
+    refused(lambda: fusedcam.resize(Interface(scores, data=3), 3), "cannot read the memory of heatmap")
+    bad = a.copy()
+    bad[1, 3, 2, 2] = np.inf
+    refused(lambda: fusedcam.cam(Array(bad), Array(g), nan="raise"), "hold NaN or infinity")
+    facts = fusedcam.info()
+    assert facts["cuda"] is None
+    assert facts["backends"] == ["cpu", "cuda"]
+    print("emulated calls are right")
+
+
+if __name__ == "__main__":
+    main()

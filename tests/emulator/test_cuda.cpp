@@ -1,0 +1,299 @@
+// CUDA's kernels and launchers, run by the emulator on each of its devices: against float64, against the CPU's bits
+// where the arithmetic is the same, and against each other, whose bits are the same.
+#include <array>
+#include <cstring>
+
+#include "../cpp/compare.hpp"
+#include "emulator.hpp"
+
+using namespace fusedcam;
+using namespace test;
+using namespace fusedcam::cuda::emulator;
+
+namespace {
+
+constexpr std::array devices{h100, h200_with_old_image, a100, t4, rtx5090};
+
+// A queue with a workspace of exactly the size that is asked for, filled with NaN.
+template <class Call>
+void run_on(int device, const Call& call, void (*op)(const Call&, const cuda::Queue&)) {
+    const Counts before = fake.counts;
+    std::vector<std::byte> workspace(static_cast<size_t>(cuda::workspace(call, device)), std::byte{0xff});
+    // The vector's memory is aligned to 16 bytes only, which is what the kernels rely on.
+    op(call, {device, nullptr, workspace.data()});
+    CHECK(fake.counts.allocations == before.allocations, "memory was allocated");
+    CHECK(fake.device == h100, "the current device was changed");
+}
+
+// ThreadSanitizer takes a thousand times as long: few rounds, small clusters, and shuffles that order nothing, as CUDA
+// promises none.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool thread_sanitizer = true;
+#else
+constexpr bool thread_sanitizer = false;
+#endif
+
+int rounds(int usual) { return thread_sanitizer ? 2 : usual; }
+
+void begin() {
+    reset();
+    if (!thread_sanitizer) return;
+    fake.devices[h100].cluster = 8;
+    options.shuffles_order = false;
+}
+
+void choose_order(int round) {
+    options.order = static_cast<Order>(round % 3);
+    options.seed = static_cast<unsigned>(integer(0, 1 << 30));
+}
+
+bool same_bits(const Array& first, const Array& second) {
+    const int64_t count = first.view().shape.count();
+    for (int64_t i = 0; i < count; ++i)
+        if (std::memcmp(first.element(i), second.element(i), static_cast<size_t>(item_size(first.view().dtype))) != 0)
+            return false;
+    return true;
+}
+
+struct Inputs {
+    Array activations, second;
+    bool by_weights;
+
+    Inputs(int64_t N, int64_t K, int64_t C, int64_t H, int64_t W, DType dtype, bool weights, bool a, bool b)
+        : activations(shape_of({N, C, H, W}), dtype, a),
+          second(weights ? shape_of({N, K, C}) : shape_of({N, K, C, H, W}), dtype, b),
+          by_weights(weights) {
+        activations.fill_normal();
+        second.fill_normal();
+    }
+    CamCall plan(const CamOptions& options) const {
+        return plan_cam(activations.view(), second.view(), by_weights ? CamSource::weights : CamSource::gradients,
+                        options);
+    }
+};
+
+}  // namespace
+
+TEST_CASE(cam_agrees_with_float64_and_its_bits_with_every_device) {
+    begin();
+    for (int round = 0; round < rounds(60); ++round) {
+        choose_order(round);
+        const int64_t C = integer(1, round % 6 ? 40 : 700), most = round % 5 ? 9 : 24;
+        const Inputs in(integer(1, 3), integer(1, 3), C, integer(1, most), integer(1, most), any_floating(),
+                        integer(0, 3) == 0, round % 2, round % 3 == 0);
+        CamOptions options;
+        options.relu = integer(0, 1);
+        options.normalize = any_normalize();
+        if (integer(0, 1)) options.size = any_size();
+        CamCall call = in.plan(options);
+        const DType dtype = result_dtype(in.activations.view().dtype);
+        Array first = poisoned(call.result, dtype);
+        call.out = first.view();
+        run_on(h100, call, cuda::cam);
+        compare_cam(call, in.activations, in.second, in.by_weights, first);
+        for (const int device : devices) {
+            Array other = poisoned(call.result, dtype);
+            call.out = other.view();
+            run_on(device, call, cuda::cam);
+            CHECK(same_bits(first, other), "device %d, round %d", device, round);
+        }
+    }
+}
+
+TEST_CASE(many_channels_in_one_launch) {
+    begin();
+    const std::array<std::array<int64_t, 3>, 5> shapes{
+        {{2048, 7, 7}, {512, 14, 14}, {256, 28, 28}, {3000, 1, 1}, {320, 33, 33}}};
+    for (const auto& [C, H, W] : shapes) {
+        if (thread_sanitizer && C != 512) continue;
+        const Inputs in(1, 1, C, H, W, DType::float32, false, false, false);
+        CamOptions options;
+        options.size = Size{37, 64};
+        CamCall call = in.plan(options);
+        Array first = poisoned(call.result, DType::float32);
+        call.out = first.view();
+        const int before = fake.counts.launches;
+        run_on(h100, call, cuda::cam);
+        CHECK(fake.counts.launches == before + 1, "%d launches", fake.counts.launches - before);
+        compare_cam(call, in.activations, in.second, false, first);
+        for (const int device : {h200_with_old_image, t4}) {
+            Array other = poisoned(call.result, DType::float32);
+            call.out = other.view();
+            const int launched = fake.counts.launches;
+            run_on(device, call, cuda::cam);
+            CHECK(fake.counts.launches == launched + 2, "%d launches", fake.counts.launches - launched);
+            CHECK(same_bits(first, other), "device %d", device);
+        }
+    }
+}
+
+TEST_CASE(an_images_bits_do_not_depend_on_its_batch) {
+    begin();
+    const int64_t N = thread_sanitizer ? 3 : 300, C = 130, H = 3,
+                  W = 5;  // so many images that each gets a cluster of one block
+    const Inputs in(N, 1, C, H, W, DType::float32, false, false, false);
+    CamCall all = in.plan({});
+    Array out = poisoned(all.result, DType::float32);
+    all.out = out.view();
+    run_on(h100, all, cuda::cam);
+    for (const int64_t n : {int64_t{0}, int64_t{7}, N - 1}) {
+        CamCall one = plan_cam(in.activations.view().sub(n, 3), in.second.view().sub(n, 4), CamSource::gradients, {});
+        Array alone = poisoned(one.result, DType::float32);
+        one.out = alone.view();
+        run_on(h100, one, cuda::cam);
+        for (int64_t p = 0; p < H * W; ++p) CHECK(alone.get(p) == out.get(n * H * W + p), "image %d", int(n));
+    }
+}
+
+TEST_CASE(maps_that_no_block_can_hold) {
+    begin();
+    if (thread_sanitizer) return;  // the same kernels, far larger
+    for (const Normalize normalize : {Normalize::minmax, Normalize::max, Normalize::none}) {
+        const Inputs in(2, 1, 3, 190, 170, DType::float32, false, false, false);
+        CamOptions options;
+        options.normalize = normalize;
+        options.size = Size{61, 200};
+        CamCall call = in.plan(options);
+        for (const int device : {h100, t4}) {
+            Array out = poisoned(call.result, DType::float32);
+            call.out = out.view();
+            run_on(device, call, cuda::cam);
+            compare_cam(call, in.activations, in.second, false, out);
+        }
+        ResizeCall resize = plan_resize(in.activations.view(), {50, 181}, normalize);
+        Array got = poisoned(resize.result, DType::float32), wanted(resize.result, DType::float32);
+        resize.out = wanted.view();
+        cpu::resize(resize);
+        resize.out = got.view();
+        run_on(a100, resize, cuda::resize);
+        CHECK(same_bits(got, wanted));
+    }
+}
+
+TEST_CASE(resize_has_the_cpus_bits) {
+    begin();
+    for (int round = 0; round < rounds(120); ++round) {
+        choose_order(round);
+        const DType dtype = any_floating();
+        Array heatmap(shape_of({integer(1, 3), integer(1, 2), integer(1, 15), integer(1, 15)}), dtype, round % 2);
+        heatmap.fill_normal();
+        if (round % 7 == 0) heatmap.set(0, std::numeric_limits<double>::quiet_NaN());
+        if (round % 11 == 0) heatmap.fill(integer(-1, 1));
+        ResizeCall call = plan_resize(heatmap.view(), any_size(), any_normalize());
+        Array wanted = poisoned(call.result, result_dtype(dtype)), got = poisoned(call.result, result_dtype(dtype));
+        call.out = wanted.view();
+        cpu::resize(call);
+        call.out = got.view();
+        run_on(devices[static_cast<size_t>(round) % devices.size()], call, cuda::resize);
+        for (int64_t i = 0; i < got.view().shape.count(); ++i)
+            CHECK(got.get(i) == wanted.get(i) || (std::isnan(got.get(i)) && std::isnan(wanted.get(i))), "round %d",
+                  round);
+    }
+}
+
+TEST_CASE(pictures_have_the_cpus_bits) {
+    begin();
+    uint8_t palette[256][3];
+    for (auto& row : palette)
+        for (auto& value : row) value = static_cast<uint8_t>(integer(0, 255));
+    for (int round = 0; round < rounds(80); ++round) {
+        choose_order(round);
+        const Size size = any_size();
+        const int64_t N = integer(1, 3), colours = round % 4 ? 3 : 1;
+        const DType kind = round % 3 ? DType::uint8 : any_floating();
+        Array heatmap(shape_of({N, integer(1, 9), integer(1, 9)}), any_floating(), round % 2),
+            image(shape_of({N, size.height, size.width, colours}), kind, round % 5 == 0);
+        heatmap.fill_normal();
+        if (round % 6 == 0) heatmap.set(0, std::numeric_limits<double>::quiet_NaN());
+        for (int64_t i = 0; i < image.view().shape.count(); ++i)
+            image.set(i, kind == DType::uint8 ? static_cast<double>(integer(0, 255)) : normal());
+        const int device = devices[static_cast<size_t>(round) % devices.size()];
+
+        OverlayCall overlay = plan_overlay(image.view(), heatmap.view(), palette, 0.3, any_normalize());
+        Array wanted(overlay.result, DType::uint8, round % 2), got(overlay.result, DType::uint8, round % 3 == 1);
+        got.fill(77);
+        overlay.out = wanted.view();
+        cpu::overlay(overlay);
+        overlay.out = got.view();
+        run_on(device, overlay, cuda::overlay);
+        CHECK(same_bits(got, wanted), "overlay, round %d", round);
+
+        ColorizeCall colorize = plan_colorize(heatmap.view(), palette, size, any_normalize());
+        Array colour(colorize.result, DType::uint8), other(colorize.result, DType::uint8, round % 2);
+        other.fill(77);
+        colorize.out = colour.view();
+        cpu::colorize(colorize);
+        colorize.out = other.view();
+        run_on(device, colorize, cuda::colorize);
+        CHECK(same_bits(other, colour), "colorize, round %d", round);
+    }
+}
+
+TEST_CASE(cam_with_a_size_is_resize_of_cam) {
+    begin();
+    for (const int device : devices) {
+        const Inputs in(2, 2, 20, 7, 6, DType::float32, false, true, true);
+        CamOptions options;
+        options.size = Size{29, 31};
+        CamCall whole = in.plan(options);
+        options.size.reset();
+        options.normalize = Normalize::none;
+        CamCall raw = in.plan(options);
+        Array scores = poisoned(raw.result, DType::float32), wanted = poisoned(whole.result, DType::float32),
+              got = poisoned(whole.result, DType::float32);
+        raw.out = scores.view();
+        run_on(device, raw, cuda::cam);
+        ResizeCall resize = plan_resize(scores.view(), {29, 31}, Normalize::minmax);
+        resize.out = wanted.view();
+        run_on(device, resize, cuda::resize);
+        whole.out = got.view();
+        run_on(device, whole, cuda::cam);
+        CHECK(same_bits(got, wanted));
+    }
+}
+
+TEST_CASE(what_is_not_finite) {
+    begin();
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+    for (const int device :
+         thread_sanitizer ? std::vector<int>{h100} : std::vector<int>(devices.begin(), devices.end()))
+        for (const double bad : {nan, infinity, -infinity}) {
+            Inputs in(3, 1, 9, 4, 5, DType::float32, false, false, false);
+            in.activations.set(9 * 20 + 3, bad);  // channel 0, pixel 3 of the second image
+            CamOptions options;
+            options.relu = false;
+            options.normalize = Normalize::none;
+            CamCall call = in.plan(options);
+            Array scores = poisoned(call.result, DType::float32);
+            call.out = scores.view();
+            run_on(device, call, cuda::cam);
+            for (int64_t i = 0; i < 60; ++i) CHECK(std::isfinite(scores.get(i)) == (i != 23), "pixel %d", int(i));
+            call.options.nan = NanPolicy::zero;
+            run_on(device, call, cuda::cam);
+            for (int64_t i = 0; i < 60; ++i) CHECK(i == 23 ? scores.get(i) == 0 : std::isfinite(scores.get(i)));
+            call.options.nan = NanPolicy::raise;
+            CHECK(refusal([&] { run_on(device, call, cuda::cam); }).find("hold NaN or infinity") != std::string::npos);
+            fake.capturing = true;
+            CHECK(refusal([&] { run_on(device, call, cuda::cam); }).find("CUDA graph") != std::string::npos);
+            fake.capturing = false;
+            in.activations.set(9 * 20 + 3, 0);
+            CHECK(refusal([&] { run_on(device, call, cuda::cam); }).empty());
+        }
+}
+
+TEST_CASE(failures_are_reported_in_words) {
+    begin();
+    const Inputs in(1, 1, 4, 3, 3, DType::float32, false, false, false);
+    CamCall call = in.plan({});
+    Array out = poisoned(call.result, DType::float32);
+    call.out = out.view();
+    CHECK(cuda::unavailable().empty());
+    fake.launch_error = cudaErrorLaunchFailure;
+    CHECK(refusal([&] { run_on(h100, call, cuda::cam); }).find("starting a kernel failed: cudaErrorLaunchFailure") !=
+          std::string::npos);
+    CHECK(fake.last == cudaSuccess, "the error was left for others");
+    fake.launch_error = cudaSuccess;
+    fake.driver = cudaErrorInsufficientDriver;
+    CHECK(cuda::unavailable().find("cudaErrorInsufficientDriver") == 0);
+    reset();
+}

@@ -1,0 +1,49 @@
+"""One call of every op and path on CUDA, for compute-sanitizer, and a comparison with the CPU's results.
+
+compute-sanitizer python tests/gpu_calls.py
+"""
+
+import itertools
+
+import torch
+
+import fusedcam
+
+# H and W where quads of pixels are read at once and where they are not, one block and several, up to maps that no
+# block can hold.
+SIZES = [(1, 1), (7, 7), (14, 14), (28, 28), (33, 35), (64, 64), (200, 190)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+
+def check(device: torch.device) -> int:
+    """How many calls agreed; AssertionError at the first that does not."""
+    done = 0
+    for (height, width), dtype, N in itertools.product(SIZES, DTYPES, (1, 3)):
+        channels = 300 if height < 60 else 5
+        a, g = torch.randn(2, N, channels, height, width, device=device).to(dtype)
+        images = torch.randint(256, (N, 61, 44, 3), dtype=torch.uint8, device=device)
+        for first, second in (
+            (a, g),
+            (a.flip(1)[:, ::2], g.mT.contiguous().mT[:, ::2]),
+            (a, g[..., :1, :1].expand_as(a)),
+        ):
+            for size in (None, (61, 44)):
+                found = fusedcam.cam(first, second, size=size)
+                wanted = fusedcam.cam(first.cpu(), second.cpu(), size=size)
+                torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=2e-5 if dtype != torch.float64 else 1e-12)
+                assert torch.equal(found, fusedcam.cam(first, second, size=size)), "another run, other bits"
+                done += 1
+        raw = fusedcam.cam(a, g, normalize=None, nan="raise")
+        for mode in ("minmax", "max", None):
+            resized = fusedcam.resize(raw, (61, 44), normalize=mode)
+            assert torch.equal(resized.cpu(), fusedcam.resize(raw.cpu(), (61, 44), normalize=mode))
+            picture = fusedcam.overlay(images, raw, normalize=mode)
+            assert torch.equal(picture.cpu(), fusedcam.overlay(images.cpu(), raw.cpu(), normalize=mode))
+            done += 2
+        colours = fusedcam.colorize(raw, normalize="minmax")
+        assert torch.equal(colours.cpu(), fusedcam.colorize(raw.cpu(), normalize="minmax"))
+    return done
+
+
+if __name__ == "__main__":
+    print(f"{check(torch.device('cuda'))} calls agree")

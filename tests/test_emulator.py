@@ -1,0 +1,58 @@
+"""The CUDA kernels, their launchers and the binding on an emulator: as they are, and under the sanitizers.
+
+What passes here has been executed, though not on a GPU: see tests/emulator/.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from build_copy import Copy
+from test_sanitizers import library
+
+TESTS = Path(__file__).parent
+
+
+def built(folder, *options):
+    copy = Copy(folder, "FUSEDCAM_TESTS", "FUSEDCAM_WARNINGS_AS_ERRORS", *options)
+    copy.build("_cpu", "_cuda", "test_cuda", "test_emulator")
+    (copy.package / "fusedcam" / "_build.py").write_text('WITHOUT_CUDA = ""\nCUDA_ARCHITECTURES = "emulated"\n')
+    return copy
+
+
+def kernels(copy, which="^(cuda|emulator)$", **environment):
+    said = copy.run("ctest", "--test-dir", "build", "-R", which, "--output-on-failure", **environment)
+    assert "100% tests passed" in said
+    return said
+
+
+def calls(copy, **environment):
+    command = (sys.executable, TESTS / "build_copy.py", copy.package, TESTS / "emulated_calls.py")
+    assert "emulated calls are right" in copy.run(*command, **environment)
+
+
+def test_as_they_are(tmp_path):
+    copy = built(tmp_path)
+    kernels(copy)
+    calls(copy)
+
+
+@pytest.mark.slow
+def test_under_address_and_undefined_behaviour_sanitizers(tmp_path):
+    copy = built(tmp_path, "FUSEDCAM_SANITIZE")
+    kernels(copy, UBSAN_OPTIONS="print_stacktrace=1")
+    calls(
+        copy,
+        LD_PRELOAD=f"{library('libasan.so')} {library('libstdc++.so')}",
+        ASAN_OPTIONS="detect_leaks=0",
+        PYTHONMALLOC="malloc",
+    )
+
+
+@pytest.mark.slow
+def test_under_thread_sanitizer(tmp_path):
+    """Barriers are the only order between CUDA threads that it sees: a race detector for the kernels."""
+    copy = Copy(tmp_path, "FUSEDCAM_TESTS", "FUSEDCAM_WARNINGS_AS_ERRORS", "FUSEDCAM_SANITIZE=thread")
+    copy.build("test_cuda", "test_emulator")
+    kernels(copy)

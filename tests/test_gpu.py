@@ -1,0 +1,95 @@
+"""CUDA on a real device: values, streams, graphs, devices and memory. Skipped, and counted, where there is none."""
+
+import numpy as np
+import pytest
+import torch
+
+import fusedcam
+import gpu_calls
+import reference
+
+MISSING = fusedcam.info()["cuda"] or ("" if torch.cuda.is_available() else "torch has no CUDA")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no GPU: {MISSING}")
+
+
+@pytest.fixture
+def arrays():
+    return torch.randn(2, 8, 512, 14, 14, device="cuda").unbind()
+
+
+def oracle(a, g, size):
+    scores, _ = reference.cam(*(reference.wide(x.float().cpu().numpy()) for x in (a, g[:, None])), size=size)
+    return reference.normalize(scores, "minmax")[:, 0]
+
+
+def test_every_path_agrees_with_the_cpu():
+    assert gpu_calls.check(torch.device("cuda")) > 300
+
+
+def test_against_float64(arrays):
+    a, g = arrays
+    heat = fusedcam.cam(a, g, size=(100, 90))
+    assert heat.device == a.device
+    np.testing.assert_allclose(heat.cpu().numpy(), oracle(a, g, (100, 90)), rtol=0, atol=2e-5)
+    flat = heat.flatten(1)
+    assert (flat.amin(1) == 0).all()
+    assert (flat.amax(1) == 1).all()
+
+
+def test_work_is_in_order_on_the_callers_stream(arrays):
+    a, g = arrays
+    wanted = fusedcam.cam(a, g)
+    side = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)  # the inputs are written late, and on this stream alone
+        late = a * 2
+        found = fusedcam.cam(late, g)
+    side.synchronize()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_captured_in_a_graph(arrays):
+    a, g = (x.clone() for x in arrays)
+    out = torch.empty(8, 64, 64, device="cuda")
+    fusedcam.cam(a, g, size=64, out=out)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        fusedcam.cam(a, g, size=64, out=out)
+        fresh = fusedcam.cam(a, g, size=64)
+        with pytest.raises(ValueError, match="cannot be captured"):
+            fusedcam.cam(a, g, size=64, nan="raise")
+    a.copy_(torch.randn_like(a))
+    out.fill_(float("nan"))
+    graph.replay()
+    wanted = fusedcam.cam(a, g, size=64)
+    assert torch.equal(out, wanted)
+    assert torch.equal(fresh, wanted)
+
+
+def test_nothing_is_allocated_but_the_result(arrays):
+    a, g = arrays
+    fusedcam.cam(a, g)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    heat = fusedcam.cam(a, g)
+    # Devices before Hopper keep partial sums in a workspace.
+    if torch.cuda.get_device_capability()[0] >= 9:
+        assert torch.cuda.max_memory_allocated() - before <= heat.numel() * 4 + 512
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
+def test_another_device_than_the_current():
+    a, g = torch.randn(2, 2, 64, 7, 7, device="cuda:1").unbind()
+    heat = fusedcam.cam(a, g)
+    assert heat.device == a.device
+    assert torch.cuda.current_device() == 0
+    torch.testing.assert_close(heat.cpu(), fusedcam.cam(a.cpu(), g.cpu()), rtol=0, atol=2e-5)
+
+
+def test_arrays_apart_are_refused(arrays):
+    a, g = arrays
+    with pytest.raises(ValueError, match="activations are on cuda:0 but gradients are on the CPU"):
+        fusedcam.cam(a, g.cpu())
+    with pytest.raises(ValueError, match="activations are on the CPU but gradients are on cuda:0"):
+        fusedcam.cam(a.cpu(), g)
