@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from build_copy import Copy
+from build_copy import Copy, Failed
+from planted_cuda import BUGS
 from test_sanitizers import library
 
 TESTS = Path(__file__).parent
@@ -17,8 +18,13 @@ TESTS = Path(__file__).parent
 def built(folder, *options):
     copy = Copy(folder, "FUSEDCAM_TESTS", "FUSEDCAM_WARNINGS_AS_ERRORS", *options)
     copy.build("_cpu", "_cuda", "test_cuda", "test_emulator")
-    (copy.package / "fusedcam" / "_build.py").write_text('WITHOUT_CUDA = ""\nCUDA_ARCHITECTURES = "emulated"\n')
+    claim(copy)
     return copy
+
+
+def claim(copy):
+    """That the copy's package has CUDA kernels."""
+    (copy.package / "fusedcam" / "_build.py").write_text('WITHOUT_CUDA = ""\nCUDA_ARCHITECTURES = "emulated"\n')
 
 
 def kernels(copy, which="^(cuda|emulator)$", **environment):
@@ -38,12 +44,31 @@ def test_as_they_are(tmp_path):
     calls(copy)
 
 
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory):
+    return built(tmp_path_factory.mktemp("emulator"), "FUSEDCAM_SANITIZE")
+
+
 @pytest.mark.slow
-def test_under_address_and_undefined_behaviour_sanitizers(tmp_path):
-    copy = built(tmp_path, "FUSEDCAM_SANITIZE")
-    kernels(copy, UBSAN_OPTIONS="print_stacktrace=1")
+@pytest.mark.parametrize(("file", "old", "new"), BUGS.values(), ids=BUGS.keys())
+def test_planted_bugs_are_caught(sanitized, file, old, new):
+    """By a wrong value or by a sanitizer's report."""
+    before = sanitized.edit(f"csrc/cuda/{file}", ((old, new),))
+    try:
+        sanitized.build("test_cuda")
+        with pytest.raises(Failed):
+            kernels(sanitized, "^cuda$")
+    finally:
+        (sanitized.folder / "csrc" / "cuda" / file).write_text(before)
+
+
+@pytest.mark.slow
+def test_under_address_and_undefined_behaviour_sanitizers(sanitized):
+    sanitized.build("_cuda", "test_cuda")
+    claim(sanitized)
+    kernels(sanitized, UBSAN_OPTIONS="print_stacktrace=1")
     calls(
-        copy,
+        sanitized,
         LD_PRELOAD=f"{library('libasan.so')} {library('libstdc++.so')}",
         ASAN_OPTIONS="detect_leaks=0",
         PYTHONMALLOC="malloc",

@@ -87,6 +87,27 @@ def test_another_device_than_the_current():
     torch.testing.assert_close(heat.cpu(), fusedcam.cam(a.cpu(), g.cpu()), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("framework", ["cupy", "jax", "numba"])
+def test_other_frameworks(framework, arrays):
+    module = pytest.importorskip(framework)
+    a, g = (x.cpu().numpy() for x in arrays)
+    if framework == "jax":
+        device = next((device for device in module.devices() if device.platform == "gpu"), None)
+        if device is None:
+            pytest.skip("JAX has no GPU")
+        put = lambda x: module.device_put(x, device)  # noqa: E731
+    elif framework == "cupy":
+        put = module.asarray
+    else:
+        put = pytest.importorskip("numba.cuda").to_device
+    first, second = put(a), put(g)
+    heat = fusedcam.cam(first, second, size=33)
+    if framework != "numba":  # which has no DLPack: the result is memory for whoever takes it
+        assert type(heat) is type(first)
+    values = torch.from_dlpack(heat).cpu().numpy()
+    np.testing.assert_allclose(values, oracle(*arrays, (33, 33)), rtol=0, atol=2e-5)
+
+
 def test_arrays_apart_are_refused(arrays):
     a, g = arrays
     with pytest.raises(ValueError, match="activations are on cuda:0 but gradients are on the CPU"):

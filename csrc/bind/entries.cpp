@@ -27,8 +27,8 @@ PyObject* hand_over(const Elsewhere& elsewhere, const char* op, PyObject* const*
         return result;
     }
     const char* reason = found && PyUnicode_Check(found) ? PyUnicode_AsUTF8(found) : nullptr;
-    const std::string words =
-        text(elsewhere.what(), "; ", reason ? reason : "there are no kernels for it", "; pass a copy on the CPU");
+    const std::string words = text(op, ": ", elsewhere.argument, " is on ", show(elsewhere.device), "; ",
+                                   reason ? reason : "there are no kernels for it", "; pass a copy on the CPU");
     PyErr_SetString(PyExc_ValueError, words.c_str());
     Py_XDECREF(found);
     return nullptr;

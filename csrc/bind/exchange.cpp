@@ -274,9 +274,9 @@ void Borrowed::check_torch(const char* op, const char* argument) const {
 }
 
 void Borrowed::refuse_device(const char* op, const char* argument) const {
-    const std::string found = text(op, ": ", argument, " is on ", show(view_.device));
-    if (view_.device.type == cuda_device) throw Elsewhere(found);
-    refuse_value(found, "; fusedcam has kernels for the CPU and CUDA alone; pass a copy on the CPU");
+    if (view_.device.type == cuda_device) throw Elsewhere{argument, view_.device};
+    refuse_value(op, ": ", argument, " is on ", show(view_.device),
+                 "; fusedcam has kernels for the CPU and CUDA alone; pass a copy on the CPU");
 }
 
 void Borrowed::must_match(const char* op, const char* argument, const Borrowed& first,

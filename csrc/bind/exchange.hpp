@@ -3,16 +3,16 @@
 
 #include <Python.h>
 
-#include <stdexcept>
-
 #include "../array_view.hpp"
 #include "framework.hpp"
 
 namespace fusedcam::bind {
 
-// An argument lies on a CUDA device, which is the other module's; the words say which and where.
-struct Elsewhere : std::invalid_argument {
-    using std::invalid_argument::invalid_argument;
+// Thrown where an argument lies on a CUDA device, which is the other module's. No words yet: as a rule nothing is
+// refused.
+struct Elsewhere {
+    const char* argument;
+    Device device;
 };
 
 // The memory of one argument, for as long as this lives. The caller's reference keeps the object itself alive.

@@ -1,0 +1,61 @@
+"""What nvcc made of the CUDA kernels, read from the installed module: registers, spills, wide loads, architectures."""
+
+import re
+import subprocess
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fusedcam import _build
+
+TOOLS = Path(sysconfig.get_paths()["purelib"]) / "nvidia" / "cu13" / "bin"
+pytestmark = pytest.mark.skipif(bool(_build.WITHOUT_CUDA), reason=f"no CUDA kernels: {_build.WITHOUT_CUDA}")
+
+REGISTERS = 128  # two blocks of 256 threads on a multiprocessor
+KERNELS = 60  # an architecture: compile time goes with them
+
+
+def dump(*options: str) -> str:
+    module = find_spec("fusedcam._cuda").origin
+    command = [TOOLS / "cuobjdump", *options, module]
+    environment = {"PATH": f"{TOOLS}:/usr/bin:/bin"}  # it starts nvdisasm
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def test_architectures():
+    asked = {entry.removesuffix("-real") for entry in _build.CUDA_ARCHITECTURES.split(";") if "virtual" not in entry}
+    assert set(re.findall(r"\.sm_(\d+)[a-z]?\.cubin", dump("--list-elf"))) == asked
+
+
+def test_registers_and_spills():
+    used = re.findall(
+        r"Function (\S+):\n\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", dump("--dump-resource-usage")
+    )
+    architectures = len(_build.CUDA_ARCHITECTURES.split(";"))
+    names = {name for name, *_ in used}
+    for stem in ("cam_cluster", "cam_partial", "cam_draw", "cam_finish", "resize_maps", "paint_maps", "find_ranges"):
+        assert any(stem in name for name in names), stem
+    assert len(names) <= KERNELS
+    assert len(used) <= 2 * KERNELS * architectures, "find_ranges comes with each of resize.cu and overlay.cu"
+    for name, registers, stack, local in used:
+        assert (stack, local) == ("0", "0"), f"{name} spills"
+        assert int(registers) <= REGISTERS, f"{name} takes {registers} registers"
+
+
+def test_wide_loads_and_stores():
+    code = dump("-sass")
+    functions = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
+    assert not re.search(r"\b(LDL|STL)\b", code), "local memory"
+
+    def has(kernel: str, instruction: str) -> bool:
+        found = [text for name, text in functions.items() if kernel in name]
+        assert found, kernel
+        return all(re.search(instruction, text) for text in found)
+
+    for kernel in ("cam_clusterIffLi4E", "cam_partialIffLi4E"):
+        assert has(kernel, r"LDG\.E\.128"), "quads of float32 are read as one"
+    for kernel in ("cam_clusterIff", "cam_drawIf", "resize_mapsIf"):
+        assert has(kernel, r"STG\.E\.128"), "four float32 are written as one"
+    assert has("paint_mapsIf", r"STG\.E\b"), "four pixels are written as three words"
