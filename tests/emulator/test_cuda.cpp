@@ -136,7 +136,7 @@ TEST_CASE(an_images_bits_do_not_depend_on_its_batch) {
     Array out = poisoned(all.result, DType::float32);
     all.out = out.view();
     run_on(h100, all, cuda::cam);
-    for (const int64_t n : {int64_t{0}, int64_t{7}, N - 1}) {
+    for (const int64_t n : {int64_t{0}, N / 2, N - 1}) {
         CamCall one = plan_cam(in.activations.view().sub(n, 3), in.second.view().sub(n, 4), CamSource::gradients, {});
         Array alone = poisoned(one.result, DType::float32);
         one.out = alone.view();
