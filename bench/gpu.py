@@ -83,7 +83,8 @@ def measure(shape: tuple[int, ...], device: torch.device, rounds: int, compiled:
         "copy": (copied, pairs),
     }
     if compiled:
-        peers["torch.compile"] = (torch.compile(eager), pairs)
+        torch.compiler.reset()  # else it would compile for any shape from the second case on
+        peers["torch.compile"] = (torch.compile(eager, dynamic=False), pairs)
     a, g = (x[:4].cpu().double() for x in pairs[0])
     exact = eager(a, g, side)
     times: dict[str, list[float]] = {name: [] for name in peers}

@@ -120,7 +120,10 @@ std::string unavailable();
 int device_of(const void* pointer);
 // Memory in the stream's order, for frameworks that cannot be asked for it.
 void* reserve(int64_t bytes, const Queue& queue);
-void release(void* memory, const Queue& queue) noexcept;
+// Waits for the device: whoever read it last may have done so on any stream.
+void release(void* memory) noexcept;
+// Until all that was started on the queue's stream is done.
+void wait(const Queue& queue);
 
 int64_t workspace(const CamCall& call, int device);
 int64_t workspace(const ResizeCall& call, int device);

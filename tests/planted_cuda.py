@@ -27,7 +27,11 @@ BUGS = {
         "scratch[thread() / warp] = range;",
     ),
     "a warp's extremes left out": ("map.cuh", "i < threads / warp; ++i", "i < threads / warp - 1; ++i"),
-    "a short last part is read whole": ("fold.cuh", "count = rest < whole ? rest : whole;", "count = rest < 0 ? rest : whole;"),
+    "a short last part is read whole": (
+        "fold.cuh",
+        "count = rest < whole ? rest : whole;",
+        "count = rest < 0 ? rest : whole;",
+    ),
     "alpha is the sum, not the mean": ("fold.cuh", "sums[j].total() / static_cast<T>(plan.pixels)", "sums[j].total()"),
     "a channel beyond the last is written": ("fold.cuh", "lane == 0 && c + j < count", "lane == 0"),
     "another class's gradients": ("fold.cuh", "image, map - image * plan.classes)", "image, 0)"),

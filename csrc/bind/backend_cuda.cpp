@@ -1,4 +1,5 @@
-// _cuda: kernels on the caller's stream. Starting them takes microseconds, for which Python's lock is kept.
+// _cuda: kernels on the caller's stream. Python's lock is given back: a launch waits where the device's queue is full,
+// perhaps for work that needs the lock.
 #include <cstdint>
 #include <optional>
 
@@ -9,12 +10,11 @@
 namespace fusedcam::bind::backend {
 namespace {
 
-// The legacy default stream, with which every blocking stream of the device is in order: for frameworks that do not
-// say which stream is theirs.
+// The legacy default stream: for frameworks that do not say which stream is theirs (JAX, TensorFlow, Numba).
 void* const legacy_stream = reinterpret_cast<void*>(uintptr_t{1});
 
-// The stream on which the array's framework expects work now.
-void* stream_of(const Borrowed& like) {
+// The stream on which the array's framework expects work now; null (with no error) if it does not say.
+std::optional<void*> stream_of(const Borrowed& like) {
     const Device device = like.view().device;
     const Framework& framework = like.framework();
     if (framework.api && framework.api->current_work_stream) {
@@ -25,16 +25,18 @@ void* stream_of(const Borrowed& like) {
     PyObject* object = like.object();
     PyObject* number = ask_frameworks("stream", &object, 1);
     if (!number) throw PythonError{};
-    void* stream = number == Py_None ? legacy_stream : PyLong_AsVoidPtr(number);
+    std::optional<void*> stream;
+    if (number != Py_None) stream = PyLong_AsVoidPtr(number);
     Py_DECREF(number);
-    if (!stream && PyErr_Occurred()) throw PythonError{};
+    if (PyErr_Occurred()) throw PythonError{};
     return stream;
 }
 
 template <class Call>
-void start(const Call& call, const Borrowed& like, void (*op)(const Call&, const cuda::Queue&), bool waits) {
+void start(const Call& call, const Borrowed& like, void (*op)(const Call&, const cuda::Queue&)) {
     const int device = call.out.device.index;
-    cuda::Queue queue = queue_of(like);
+    const std::optional<void*> stream = stream_of(like);
+    cuda::Queue queue{device, stream.value_or(legacy_stream), nullptr};
     const int64_t bytes = cuda::workspace(call, device);
     std::optional<Result> workspace;  // given back in the stream's order
     if (bytes > 0) {
@@ -43,26 +45,32 @@ void start(const Call& call, const Borrowed& like, void (*op)(const Call&, const
         workspace.emplace(like, shape, DType::uint8);
         queue.workspace = workspace->view().data;
     }
-    const WithoutLock lock(waits);
+    const WithoutLock lock(true);
     op(call, queue);
+    // A framework whose streams are unknown may read the result, or use the inputs' memory again, at once and anywhere.
+    if (!stream) cuda::wait(queue);
 }
 
 }  // namespace
 
-cuda::Queue queue_of(const Borrowed& like) { return {like.view().device.index, stream_of(like), nullptr}; }
+cuda::Queue queue_of(const Borrowed& like) {
+    return {like.view().device.index, stream_of(like).value_or(legacy_stream), nullptr};
+}
 
 // Arrays on the CPU come this far beside others on CUDA, which the ops' checks refuse in words.
 bool serves(Device device) { return device == Device{} || device.type == 2; }
 const bool raise_keeps_out = false;
 
-void run(const CamCall& call, const Borrowed& like) {
-    start(call, like, cuda::cam, call.options.nan == NanPolicy::raise);
-}
-void run(const ResizeCall& call, const Borrowed& like) { start(call, like, cuda::resize, false); }
-void run(const ColorizeCall& call, const Borrowed& like) { start(call, like, cuda::colorize, false); }
-void run(const OverlayCall& call, const Borrowed& like) { start(call, like, cuda::overlay, false); }
+void run(const CamCall& call, const Borrowed& like) { start(call, like, cuda::cam); }
+void run(const ResizeCall& call, const Borrowed& like) { start(call, like, cuda::resize); }
+void run(const ColorizeCall& call, const Borrowed& like) { start(call, like, cuda::colorize); }
+void run(const OverlayCall& call, const Borrowed& like) { start(call, like, cuda::overlay); }
 
-PyObject* dlpack_stream(const Borrowed& borrowed) { return PyLong_FromVoidPtr(stream_of(borrowed)); }
+PyObject* dlpack_stream(const Borrowed& borrowed) {
+    // TensorFlow takes no stream: it waits for its own before it hands memory over.
+    if (borrowed.framework().package == "tensorflow") return nullptr;
+    return PyLong_FromVoidPtr(stream_of(borrowed).value_or(legacy_stream));
+}
 int device_of_memory(const void* pointer) { return cuda::device_of(pointer); }
 
 }  // namespace fusedcam::bind::backend

@@ -12,17 +12,23 @@ namespace {
 
 struct Block {
     dlpack::ManagedVersioned managed;
+    dlpack::Managed legacy;  // the same for TensorFlow, which knows no other
     int64_t axes[2 * max_rank];
-    cuda::Queue queue;
 };
 
 void free_block(dlpack::ManagedVersioned* managed) {
     auto* block = static_cast<Block*>(managed->context);
-    cuda::release(managed->tensor.data, block->queue);
+    cuda::release(managed->tensor.data);
     delete block;
 }
 
+void free_legacy(dlpack::Managed* managed) { free_block(&static_cast<Block*>(managed->context)->managed); }
+
 // A consumer that takes the memory over renames the capsule.
+void free_legacy_capsule(PyObject* capsule) {
+    if (!PyCapsule_IsValid(capsule, "dltensor")) return;
+    free_legacy(static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor")));
+}
 void free_capsule(PyObject* capsule) {
     if (!PyCapsule_IsValid(capsule, "dltensor_versioned")) return;
     auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
@@ -64,7 +70,6 @@ Result::Result(const Borrowed& like, const Shape& shape, DType dtype) : like_(li
     void* memory = cuda::reserve(shape.count() * item_size(dtype), queue);
     view_ = dense_view(memory, shape, dtype, device);
     auto* block = new Block{};
-    block->queue = queue;
     for (int axis = 0; axis < shape.rank; ++axis) {
         block->axes[axis] = shape.extent[axis];
         block->axes[max_rank + axis] = view_.strides[axis];
@@ -80,6 +85,7 @@ Result::Result(const Borrowed& like, const Shape& shape, DType dtype) : like_(li
                        block->axes,
                        block->axes + max_rank,
                        0}};
+    block->legacy = {block->managed.tensor, block, free_legacy};
     block_ = &block->managed;
 }
 
@@ -90,7 +96,10 @@ Result::~Result() {
 
 PyObject* Result::release() {
     if (array_) return std::exchange(array_, nullptr);
-    PyObject* capsule = PyCapsule_New(block_, "dltensor_versioned", free_capsule);
+    PyObject* capsule =
+        like_.framework().package == "tensorflow"
+            ? PyCapsule_New(&static_cast<Block*>(block_->context)->legacy, "dltensor", free_legacy_capsule)
+            : PyCapsule_New(block_, "dltensor_versioned", free_capsule);
     if (!capsule) return nullptr;
     block_ = nullptr;  // the capsule's now
     PyObject* device = Py_BuildValue("(ii)", view_.device.type, view_.device.index);

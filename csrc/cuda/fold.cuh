@@ -28,7 +28,10 @@ class Pixels {
     __device__ Pixels(const Source& source, const FoldPlan& plan, int64_t unit) : vector_(source.vector) {
 #pragma unroll
         for (int i = 0; i < quad; ++i) {
-            const int64_t pixel = unit * quad + i, row = pixel / plan.width;
+            const int64_t pixel = unit * quad + i;
+            offset_[i] = pixel * source.column;
+            if (source.flat) continue;  // spares the division
+            const int64_t row = pixel / plan.width;
             offset_[i] = row * source.row + (pixel - row * plan.width) * source.column;
         }
     }
@@ -38,10 +41,10 @@ class Pixels {
         if (quad > 1 && vector_) {
             const auto packed = *reinterpret_cast<const Packed<Element, quad>*>(channel + offset_[0]);
 #pragma unroll
-            for (int i = 0; i < quad; ++i) result.value[i] = static_cast<T>(widen(packed.value[i]));
+            for (int i = 0; i < quad; ++i) result.value[i] = static_cast<T>(wide(packed.value[i]));
         } else {
 #pragma unroll
-            for (int i = 0; i < quad; ++i) result.value[i] = static_cast<T>(widen(channel[offset_[i]]));
+            for (int i = 0; i < quad; ++i) result.value[i] = static_cast<T>(wide(channel[offset_[i]]));
         }
         return result;
     }
@@ -118,11 +121,22 @@ __device__ void fold(const FoldPlan& plan, int64_t map, int64_t part, T* weights
             for (int64_t begin = 0; begin < count; begin += plan.block) {
                 const int64_t end = begin + plan.block < count ? begin + plan.block : count;
                 T sum[quad] = {};
-#pragma unroll 8
-                for (int64_t c = begin + group; c < end; c += plan.groups) {
-                    const Quad<T, quad> loaded = pixels.load(activations + c * plan.activations.channel);
+                const int channels = static_cast<int>(end), step = static_cast<int>(plan.groups);
+                // So many loads are under way at once; the last of them may be done in vain, and are not added.
+                constexpr int together = quad == 4 ? 4 : 8;
+                for (int c = static_cast<int>(begin + group); c < channels; c += together * step) {
+                    Quad<T, quad> loaded[together];
 #pragma unroll
-                    for (int i = 0; i < quad; ++i) sum[i] += Rule::apply(loaded.value[i], weights[c]);
+                    for (int j = 0; j < together; ++j) {
+                        const int own = c + j * step < channels ? c + j * step : c;
+                        loaded[j] = pixels.load(activations + own * plan.activations.channel);
+                    }
+#pragma unroll
+                    for (int j = 0; j < together; ++j) {
+                        if (c + j * step >= channels) continue;
+#pragma unroll
+                        for (int i = 0; i < quad; ++i) sum[i] += Rule::apply(loaded[j].value[i], weights[c + j * step]);
+                    }
                 }
 #pragma unroll
                 for (int i = 0; i < quad; ++i) trees[i].add(sum[i]);

@@ -5,10 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../dtype.hpp"
+
 #if defined(FUSEDCAM_EMULATE)
 #include "emulator.hpp"
 #else
 #include <cooperative_groups.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #endif
 
@@ -63,6 +66,15 @@ __device__ inline int64_t block_x() { return blockIdx.x; }
 __device__ inline int64_t block_y() { return blockIdx.y; }
 __device__ inline int64_t blocks_x() { return gridDim.x; }
 
+#endif
+
+// As dtype.hpp's widen, by the device's own instruction for float16.
+template <class Element>
+__device__ auto wide(Element value) {
+    return widen(value);
+}
+#if !defined(FUSEDCAM_EMULATE)
+__device__ inline float wide(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
 #endif
 
 // Cuts shared memory into aligned pieces; on the host, with a null start, it counts the bytes that a kernel needs.

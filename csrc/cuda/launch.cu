@@ -50,14 +50,14 @@ void* reserve(int64_t bytes, const Queue& queue) {
     return memory;
 }
 
-void release(void* memory, const Queue& queue) noexcept {
-    if (!memory) return;
+void release(void* memory) noexcept {
     // A failure here has no one to tell: the interpreter may be ending, and the driver with it.
-    int before = 0;
-    const bool known = cudaGetDevice(&before) == cudaSuccess && cudaSetDevice(queue.device) == cudaSuccess;
-    static_cast<void>(cudaFreeAsync(memory, static_cast<cudaStream_t>(queue.stream)));
-    if (known) static_cast<void>(cudaSetDevice(before));
-    static_cast<void>(cudaGetLastError());
+    if (memory && cudaFree(memory) != cudaSuccess) static_cast<void>(cudaGetLastError());
+}
+
+void wait(const Queue& queue) {
+    const OnDevice here(queue.device);
+    check(cudaStreamSynchronize(static_cast<cudaStream_t>(queue.stream)), "waiting for the result");
 }
 
 const Device& device(int index) {

@@ -17,7 +17,8 @@ constexpr int cluster_parts = 16;  // blocks that one cluster has, at most
 struct Source {
     const std::byte* data = nullptr;
     int64_t image = 0, map = 0, channel = 0, row = 0, column = 0;
-    bool vector = false;  // dense, and four pixels lie at a multiple of their size
+    bool flat = false;    // a pixel's offset is its number times `column`
+    bool vector = false;  // flat without gaps, and four pixels lie at a multiple of their size
 };
 
 // The sums' order depends on C and H*W alone. A chain adds the channels that one group of threads takes of one block
@@ -72,6 +73,7 @@ inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts) {
         source.row = view.stride(first + 1);
         source.column = view.stride(first + 2);
         const auto whole = [&](int64_t stride) { return stride % 4 == 0; };
+        source.flat = view.extent(first + 1) == 1 || source.row == plan.width * source.column;
         source.vector = quad == 4 && reinterpret_cast<uintptr_t>(view.data) % static_cast<size_t>(4 * size) == 0 &&
                         (plan.width == 1 || source.column == 1) &&
                         (view.extent(first + 1) == 1 || source.row == plan.width) && whole(source.image) &&

@@ -41,10 +41,16 @@ def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
 
 
 def stream(like: Any) -> int | None:
-    """The CUDA stream, as a number, on which the framework of `like` expects work now; None if it does not say."""
+    """The CUDA stream, as a number, on which the framework of `like` expects work now; None if it does not say.
+
+    0 is CUDA's legacy default stream, which DLPack calls 1.
+    """
+    torch = sys.modules.get("torch")
+    if torch and isinstance(like, torch.Tensor):
+        return torch.cuda.current_stream(like.device).cuda_stream or 1
     if _package(like) == "cupy":
         with like.device:
-            return int(sys.modules["cupy"].cuda.get_current_stream().ptr) or 1  # 0 is the legacy stream, 1 by DLPack
+            return int(sys.modules["cupy"].cuda.get_current_stream().ptr) or 1
     return None
 
 
