@@ -36,7 +36,7 @@ builds: .venv/installed
 bench: .venv/installed
 	$(BIN)/python bench/bench.py
 
-# Needs nothing but nvcc, and a Python that has torch for CUDA, NumPy, pytest and the tools that build the package.
+# Not yet run on a GPU. Needs nothing but nvcc, and a Python that has torch for CUDA, NumPy, pytest and the tools that build the package.
 gpu:
 	$(PYTHON) -m pip install -q --no-deps --upgrade --target build/gpu $(OWN) \
 	    --config-settings=cmake.define.FUSEDCAM_CUDA=ON .
