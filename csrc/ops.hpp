@@ -122,6 +122,8 @@ int device_of(const void* pointer);
 void* reserve(int64_t bytes, const Queue& queue);
 // Waits for the device: whoever read it last may have done so on any stream.
 void release(void* memory) noexcept;
+// What is started on the queue's stream from now on waits for all that was started on the other one.
+void follow(const Queue& queue, void* stream);
 // Until all that was started on the queue's stream is done.
 void wait(const Queue& queue);
 

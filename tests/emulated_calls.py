@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusedcam
-from exporter import VERSIONED, Exporter, ManagedVersioned, is_valid
+from exporter import LEGACY, VERSIONED, Exporter, Managed, ManagedVersioned, is_valid
 
 CUDA = 2
 get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
@@ -34,7 +34,7 @@ class Array(Exporter):
     @classmethod
     def from_dlpack(cls, memory):
         assert memory.__dlpack_device__() == (CUDA, 0)
-        capsule = memory.__dlpack__()
+        capsule = memory.__dlpack__(max_version=(1, 0))
         assert is_valid(id(capsule), VERSIONED)
         managed = ManagedVersioned.from_address(get_pointer(capsule, VERSIONED))
         tensor = managed.tensor
@@ -108,10 +108,18 @@ def main():
     assert fusedcam.cam(Array(a), Array(g), out=place) is place
     close(out, fusedcam.cam(a, g))
 
-    found = fusedcam.cam(Interface(a.transpose(0, 1, 3, 2)), Interface(g.transpose(0, 1, 3, 2)))
-    tensor = ManagedVersioned.from_address(get_pointer(found.__dlpack__(), VERSIONED)).tensor
-    values = np.ctypeslib.as_array(ctypes.cast(tensor.data, ctypes.POINTER(ctypes.c_float)), (3, 6, 7))
-    close(values, fusedcam.cam(a, g).transpose(0, 2, 1))
+    for version, name, struct in (((1, 0), VERSIONED, ManagedVersioned), (None, LEGACY, Managed)):
+        found = fusedcam.cam(Interface(a.transpose(0, 1, 3, 2), stream=2), Interface(g.transpose(0, 1, 3, 2)))
+        assert found.__dlpack_device__() == (CUDA, 0)
+        for wrong in ({"copy": True}, {"dl_device": (1, 0)}):
+            with pytest.raises(BufferError, match="without a copy"):
+                found.__dlpack__(**wrong)
+        capsule = found.__dlpack__(stream=1, max_version=version)
+        tensor = struct.from_address(get_pointer(capsule, name)).tensor
+        values = np.ctypeslib.as_array(ctypes.cast(tensor.data, ctypes.POINTER(ctypes.c_float)), (3, 6, 7))
+        close(values, fusedcam.cam(a, g).transpose(0, 2, 1))
+        with pytest.raises(BufferError, match="handed over already"):
+            found.__dlpack__()
     dense = fusedcam.resize(Interface(scores, strides=None), (7, 6), out=Interface(out))
     assert dense.source.tobytes() == scores.tobytes()
 
@@ -124,6 +132,8 @@ def main():
     refused(lambda: fusedcam.resize(Array(np.zeros((4, 4), np.uint32)), 3), "dtype of heatmap is uint32")
     refused(lambda: fusedcam.resize(Interface(np.zeros((4, 4), np.int32)), 3), "dtype of heatmap is <i4")
     refused(lambda: fusedcam.resize(Interface(scores, data=3), 3), "cannot read the memory of heatmap")
+    for stream in (0, "first"):
+        refused(lambda at=stream: fusedcam.resize(Interface(scores, stream=at), 3), "names no usable stream")
     bad = a.copy()
     bad[1, 3, 2, 2] = np.inf
     refused(lambda: fusedcam.cam(Array(bad), Array(g), nan="raise"), "hold NaN or infinity")

@@ -24,6 +24,8 @@ cuda::Queue queue_of(const Borrowed& like);
 
 // The stream that an array is read on, for `__dlpack__(stream=...)`; null without an error where there are no streams.
 PyObject* dlpack_stream(const Borrowed& borrowed);
+// What is read on that stream from now on waits for all that was started on the producer's.
+void follow(const Borrowed& borrowed, void* producer);
 // The index of the device that memory lies on, for __cuda_array_interface__, which does not say.
 int device_of_memory(const void* pointer);
 

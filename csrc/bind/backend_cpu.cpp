@@ -22,6 +22,7 @@ void run(const ColorizeCall& call, const Borrowed&) { compute(call, cpu::coloriz
 void run(const OverlayCall& call, const Borrowed&) { compute(call, cpu::overlay); }
 
 PyObject* dlpack_stream(const Borrowed&) { return nullptr; }
+void follow(const Borrowed&, void*) {}
 int device_of_memory(const void*) { return 0; }
 
 }  // namespace fusedcam::bind::backend

@@ -71,6 +71,7 @@ PyObject* dlpack_stream(const Borrowed& borrowed) {
     if (borrowed.framework().package == "tensorflow") return nullptr;
     return PyLong_FromVoidPtr(stream_of(borrowed).value_or(legacy_stream));
 }
+void follow(const Borrowed& borrowed, void* producer) { cuda::follow(queue_of(borrowed), producer); }
 int device_of_memory(const void* pointer) { return cuda::device_of(pointer); }
 
 }  // namespace fusedcam::bind::backend

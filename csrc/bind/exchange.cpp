@@ -261,7 +261,15 @@ void Borrowed::from_cuda_interface(const char* op, const char* argument) {
     if (PyErr_Occurred()) refuse_memory(op, argument, object_, pending_error());
     if (!set_axes(view_, rank, extents, bytes))
         refuse_value(op, ": ", argument, " is not aligned to its item size; pass a contiguous copy");
-    if (view_.shape.count() > 0) view_.device.index = backend::device_of_memory(view_.data);
+    if (view_.shape.count() == 0) return;
+    view_.device.index = backend::device_of_memory(view_.data);
+    // The stream of work on the memory that may not be done yet.
+    PyObject* stream = item("stream");
+    if (!stream || stream == Py_None) return;
+    void* producer = PyLong_AsVoidPtr(stream);
+    if (PyErr_Occurred() || !producer)
+        refuse_memory(op, argument, object_, "its __cuda_array_interface__ names no usable stream");
+    backend::follow(*this, producer);
 }
 
 void Borrowed::check_torch(const char* op, const char* argument) const {

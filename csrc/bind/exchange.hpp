@@ -77,7 +77,7 @@ class Result {
 };
 
 // python/fusedcam/_frameworks.py's functions for what a framework has to be asked in Python: from_numpy(array, like) on
-// the CPU; empty(like, shape, dtype), from_memory(memory, like) and stream(like) on CUDA.
+// the CPU; empty(like, shape, dtype), from_capsule(capsule, legacy, device, like) and stream(like) on CUDA.
 void set_frameworks(PyObject* module);
 // The result of the one of that name: a new reference. Throws PythonError.
 PyObject* ask_frameworks(const char* function, PyObject* const* arguments, size_t count);

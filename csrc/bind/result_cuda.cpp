@@ -12,7 +12,7 @@ namespace {
 
 struct Block {
     dlpack::ManagedVersioned managed;
-    dlpack::Managed legacy;  // the same for TensorFlow, which knows no other
+    dlpack::Managed legacy;  // the same for those that know no other
     int64_t axes[2 * max_rank];
 };
 
@@ -34,6 +34,19 @@ void free_capsule(PyObject* capsule) {
     auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
     managed->deleter(managed);
 }
+
+// The capsule "dltensor" in place of the versioned one that it is given.
+PyObject* legacy_capsule(PyObject*, PyObject* versioned) {
+    if (!PyCapsule_IsValid(versioned, "dltensor_versioned")) {
+        PyErr_SetString(PyExc_TypeError, "legacy_capsule takes a live capsule of fusedcam's");
+        return nullptr;
+    }
+    auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(versioned, "dltensor_versioned"));
+    PyObject* capsule = PyCapsule_New(&static_cast<Block*>(managed->context)->legacy, "dltensor", free_legacy_capsule);
+    if (capsule) PyCapsule_SetName(versioned, "used_dltensor_versioned");
+    return capsule;
+}
+PyMethodDef legacy_method = {"legacy_capsule", legacy_capsule, METH_O, nullptr};
 
 PyObject* shape_tuple(const Shape& shape) {
     PyObject* tuple = PyTuple_New(shape.rank);
@@ -96,16 +109,15 @@ Result::~Result() {
 
 PyObject* Result::release() {
     if (array_) return std::exchange(array_, nullptr);
-    PyObject* capsule =
-        like_.framework().package == "tensorflow"
-            ? PyCapsule_New(&static_cast<Block*>(block_->context)->legacy, "dltensor", free_legacy_capsule)
-            : PyCapsule_New(block_, "dltensor_versioned", free_capsule);
+    PyObject* capsule = PyCapsule_New(block_, "dltensor_versioned", free_capsule);
     if (!capsule) return nullptr;
     block_ = nullptr;  // the capsule's now
-    PyObject* device = Py_BuildValue("(ii)", view_.device.type, view_.device.index);
-    PyObject* arguments[] = {capsule, device, like_.object()};
-    PyObject* converted = device ? ask_frameworks("from_capsule", arguments, 3) : nullptr;
+    PyObject* legacy = PyCFunction_New(&legacy_method, nullptr);
+    PyObject* device = legacy ? Py_BuildValue("(ii)", view_.device.type, view_.device.index) : nullptr;
+    PyObject* arguments[] = {capsule, legacy, device, like_.object()};
+    PyObject* converted = device ? ask_frameworks("from_capsule", arguments, 4) : nullptr;
     Py_XDECREF(device);
+    Py_XDECREF(legacy);
     Py_DECREF(capsule);
     return converted;
 }

@@ -20,7 +20,7 @@ class Axis {
         if (!identity) fill();
     }
 
-    Tap<T> operator[](int64_t x) const { return identity ? Tap<T>{x, x, T(0)} : taps_[x]; }
+    Tap<T> operator[](int64_t x) const { return identity ? still<T>(x) : taps_[x]; }
     int64_t edge_count() const { return identity ? out : edge_count_; }
     int64_t edge(int64_t i) const { return identity ? i : edges_[i]; }
 

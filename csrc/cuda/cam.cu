@@ -78,40 +78,45 @@ class Cam {
 
     auto cluster_kernel() const { return pick<Cluster, T>(call_); }
 
+    // Shared memory for the ring of tiles: what lets two blocks share a multiprocessor, beside all else that they hold.
+    int64_t room() const { return std::max<int64_t>(24 * 1024, device_.shared_memory / 2 - 40 * 1024); }
+
     // As many blocks a map as keep the device busy twice over; false where a map does not fit into a cluster.
     bool plan_cluster() {
         const auto* kernel = reinterpret_cast<const void*>(cluster_kernel());
-        const int largest = largest_cluster(kernel, device_, 0);
-        if (largest == 0) return false;
         int64_t wanted = 1;
-        while (wanted < largest && maps_ * wanted * 2 <= 2 * device_.multiprocessors) wanted *= 2;
-        plan_ = plan_fold(call_, rule(), wanted);
-        const auto size = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(plan_.parts)));
-        if (size > largest) return false;
-        Carve carve(nullptr);
-        ClusterSpace<T>(carve, plan_);
-        Columns<T>::take(finish_.frame, carve);
-        if (carve.bytes() > device_.shared_memory) return false;
-        cluster_ = static_cast<int>(size);
-        shared_memory_ = carve.bytes();
-        return true;
+        while (wanted < cluster_parts && maps_ * wanted * 2 <= 2 * device_.multiprocessors) wanted *= 2;
+        // Twice, if the device cannot hold a cluster of that size.
+        for (int64_t largest = cluster_parts; largest > 0;) {
+            plan_ = plan_fold(call_, rule(), std::min(wanted, largest), room());
+            const auto size = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(plan_.parts)));
+            if (size > largest) return false;
+            Carve carve(nullptr);
+            ClusterSpace<T>(carve, plan_, finish_, size);
+            largest = largest_cluster(kernel, device_, carve.bytes());
+            if (size > largest) continue;
+            cluster_ = static_cast<int>(size);
+            shared_memory_ = carve.bytes();
+            return true;
+        }
+        return false;
     }
 
     void plan_passes(Pieces& pieces) {
         const int64_t busy = 4 * device_.multiprocessors;
-        plan_ = plan_fold(call_, rule(), std::max<int64_t>(1, busy / maps_));
+        plan_ = plan_fold(call_, rule(), std::max<int64_t>(1, busy / maps_), room());
         drawing_ = plan_drawing<T>(finish_.frame, finish_.normalize, maps_, device_);
         Carve carve(nullptr);
-        carve.take<T>(plan_.part_channels());
+        FoldSpace<T>(carve, plan_);
         shared_memory_ = carve.bytes();
-        const int64_t sums = plan_.parts * plan_.columns,
+        const int64_t sums = plan_.parts * plan_.pixels,
                       each = (sums + (drawing_.staged ? 0 : plan_.pixels)) * static_cast<int64_t>(sizeof(T));
         together_ = std::clamp<int64_t>(most_workspace / each, 1, maps_);
-        together_ = std::min(together_, most_blocks / std::max(plan_.parts, drawing_.tiles));
-        columns_ = pieces.take<T>(together_ * sums);
+        together_ = std::min(together_, most_blocks / std::max({plan_.parts, drawing_.tiles, drawing_.range_tiles}));
+        sums_ = pieces.take<T>(together_ * sums);
         if (drawing_.staged) return;
         small_ = pieces.take<T>(together_ * plan_.pixels);
-        if (drawing_.normalize != Normalize::none) ranges_ = pieces.take<Extremes<T>>(together_);
+        if (needs_ranges<T>(drawing_)) ranges_ = pieces.take<Extremes<T>>(together_ * drawing_.range_tiles);
     }
 
     void run_cluster(const Queue& queue) {
@@ -124,16 +129,15 @@ class Cam {
 
     void run_passes(const Queue& queue, int64_t first) {
         const int64_t count = std::min(together_, maps_ - first);
-        launch(pick<Partial, T>(call_), device_, queue, {count * plan_.parts, 1, shared_memory_}, plan_, columns_,
-               first);
+        launch(pick<Partial, T>(call_), device_, queue, {count * plan_.parts, 1, shared_memory_}, plan_, sums_, first);
         if (drawing_.staged) {
             launch(cam_draw<T>, device_, queue, {count * drawing_.tiles, 1, draw_bytes<T>(drawing_)}, plan_, finish_,
-                   drawing_, output_, columns_, first);
+                   drawing_, output_, sums_, first);
             return;
         }
         const int64_t blocks =
             std::min<int64_t>((count * plan_.pixels + threads - 1) / threads, 32 * device_.multiprocessors);
-        launch(cam_finish<T>, device_, queue, {blocks}, plan_, finish_, columns_, small_, count);
+        launch(cam_finish<T>, device_, queue, {blocks}, plan_, finish_, sums_, small_, count);
         Shape shape;
         shape.append(count);
         shape.append(finish_.frame.height);
@@ -153,7 +157,7 @@ class Cam {
     Output output_{};
     int cluster_ = 0;
     int64_t shared_memory_ = 0, together_ = 0, bytes_ = 0;
-    T *columns_ = nullptr, *small_ = nullptr;
+    T *sums_ = nullptr, *small_ = nullptr;
     Extremes<T>* ranges_ = nullptr;
 };
 

@@ -11,45 +11,51 @@ namespace fusedcam::cuda {
 struct Drawing {
     Frame frame;
     Normalize normalize;
-    bool staged;         // the small map is kept in shared memory
-    const void* ranges;  // Extremes of each map where they were found before; null: every block finds them
+    bool staged;  // the small map is kept in shared memory
     int64_t tiles;
+    const void* ranges;  // Extremes [maps, range_tiles] where they were found before; null: every block finds them
+    int64_t range_tiles;
+
+    __host__ __device__ bool finds_extremes() const { return normalize != Normalize::none && !ranges; }
 };
 
-// Shared memory of a drawing block, apart from the columns' table.
+// Shared memory of a drawing block.
 template <class T>
 struct DrawSpace {
     T* map;
-    Extremes<T>* extremes;
+    Canvas<T> canvas;
 
     __host__ __device__ DrawSpace(Carve& space, const Drawing& drawing)
-        : map(space.take<T>(drawing.staged ? drawing.frame.pixels() : 0)),
-          extremes(space.take<Extremes<T>>(threads / warp)) {}
+        : map(drawing.staged ? space.take<T>(drawing.frame.pixels()) : nullptr),
+          canvas(space, drawing.frame, drawing.tiles, drawing.finds_extremes()) {}
 };
 
 // `map` counts from the launch's first; `read(y, x)` is a pixel of it, `write` as in for_each_run.
 template <class T, class Read, class Write>
 __device__ void draw(const Drawing& drawing, Carve& carve, int64_t map, const Read& read, Write&& write) {
     const Frame& frame = drawing.frame;
-    const DrawSpace<T> space(carve, drawing);
-    const Columns<T> columns(frame, carve);
+    DrawSpace<T> space(carve, drawing);
+    const int64_t tile = block_x() - map * drawing.tiles, begin = share(frame.out_height, tile, drawing.tiles),
+                  end = share(frame.out_height, tile + 1, drawing.tiles);
+    space.canvas.fill(begin, end);
     if (drawing.staged)
-        for (int64_t i = thread(); i < frame.pixels(); i += threads) {
-            const int64_t y = i / frame.width;
-            space.map[i] = read(y, i - y * frame.width);
-        }
+        for (Walk at(frame.width); at.row() < frame.height; at.next())
+            space.map[at.row() * frame.width + at.column()] = read(at.row(), at.column());
     block_barrier();
     const auto pixel = [&](int64_t y, int64_t x) {
         return drawing.staged ? space.map[y * frame.width + x] : read(y, x);
     };
-    Rescale<T> rescale;
-    if (drawing.normalize != Normalize::none)
-        rescale =
-            Rescale<T>(drawing.normalize, drawing.ranges ? static_cast<const Extremes<T>*>(drawing.ranges)[map]
-                                                         : find_extremes<T>(pixel, frame, columns, space.extremes));
-    const int64_t tile = block_x() - map * drawing.tiles;
-    for_each_run<T>(pixel, frame, columns, rescale, share(frame.out_height, tile, drawing.tiles),
-                    share(frame.out_height, tile + 1, drawing.tiles), write);
+    widen_rows<T>(pixel, frame, space.canvas, begin, end);
+    Extremes<T> range;
+    if (drawing.finds_extremes()) {
+        range = find_extremes<T>(pixel, space.canvas, 0, space.canvas.edge_rows.count());
+    } else {
+        if (drawing.normalize != Normalize::none)
+            for (int64_t i = 0; i < drawing.range_tiles; ++i)
+                range.add(static_cast<const Extremes<T>*>(drawing.ranges)[map * drawing.range_tiles + i]);
+        block_barrier();
+    }
+    for_each_run<T>(pixel, frame, space.canvas, Rescale<T>(drawing.normalize, range), begin, end, write);
 }
 
 // One pixel of map [..., H, W] of any element type and strides.
@@ -96,7 +102,7 @@ __device__ Target<T> target_of(const Output& output, int64_t map) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __launch_bounds__(threads, resident<T>)
     resize_maps(const __grid_constant__ Drawing drawing, const __grid_constant__ ArrayView heatmap, int64_t first_map,
                 const __grid_constant__ Output output, int64_t first_out) {
     const int64_t map = block_x() / drawing.tiles;
@@ -106,17 +112,20 @@ __global__ void __launch_bounds__(threads, 2)
             [&](int64_t y, int64_t x, const T(&values)[4], int count) { target.write(y, x, values, count); });
 }
 
-// ranges [maps], one block a map: for maps that no block can hold.
+// ranges [maps, range_tiles], for maps that no block can hold.
 template <class T>
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __launch_bounds__(threads, resident<T>)
     find_ranges(const __grid_constant__ Drawing drawing, const __grid_constant__ ArrayView heatmap, Extremes<T>* ranges,
                 int64_t first_map) {
     Carve carve(shared_memory());
-    const DrawSpace<T> space(carve, drawing);
-    const Columns<T> columns(drawing.frame, carve);
+    Canvas<T> canvas(carve, drawing.frame, drawing.frame.out_height, true);
+    canvas.fill(0, 0);
     block_barrier();
-    const Heatmap<T> map(heatmap, first_map + block_x());
-    const Extremes<T> range = find_extremes<T>(map, drawing.frame, columns, space.extremes);
+    const int64_t map = block_x() / drawing.range_tiles, tile = block_x() - map * drawing.range_tiles,
+                  rows = canvas.edge_rows.count();
+    const Extremes<T> range =
+        find_extremes<T>(Heatmap<T>(heatmap, first_map + map), canvas, share(rows, tile, drawing.range_tiles),
+                         share(rows, tile + 1, drawing.range_tiles));
     if (thread() == 0) ranges[block_x()] = range;
 }
 
@@ -127,7 +136,8 @@ struct Painting {
     ArrayView image;  // [..., H', W', 3]
     ArrayView out;    // [..., H', W', 3] uint8
     double alpha;
-    bool packed;  // out is dense and every run of four pixels lies at a multiple of 4 bytes
+    bool packed;        // out is dense and every run of four pixels lies at a multiple of 4 bytes
+    bool image_packed;  // the same of an image of bytes
     uint8_t palette[palette_bytes];
 };
 
@@ -149,8 +159,26 @@ __device__ inline double brightness_at(const ArrayView& image, int64_t offset) {
     }
 }
 
+// The image's 12 values under four pixels of a row.
+__device__ inline void read_image(const Painting& painting, int64_t offset, int count, double (&below)[12]) {
+    const ArrayView& image = painting.image;
+    const int rank = image.shape.rank;
+    if (painting.image_packed && count == 4) {
+        const auto* words = reinterpret_cast<const uint32_t*>(image.at<const uint8_t>(offset));
+#pragma unroll
+        for (int i = 0; i < 12; ++i) below[i] = brightness(static_cast<uint8_t>(words[i / 4] >> 8 * (i % 4)));
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 12; ++i)
+        below[i] =
+            i / 3 < count
+                ? brightness_at(image, offset + i / 3 * image.strides[rank - 2] + i % 3 * image.strides[rank - 1])
+                : 0;
+}
+
 template <class T>
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __launch_bounds__(threads, resident<T>)
     paint_maps(const __grid_constant__ Drawing drawing, const __grid_constant__ ArrayView heatmap,
                const __grid_constant__ Painting painting, int64_t first_map) {
     const int64_t map = block_x() / drawing.tiles;
@@ -163,26 +191,23 @@ __global__ void __launch_bounds__(threads, 2)
     for (int i = thread(); i < palette_bytes; i += threads) palette[i] = painting.palette[i];  // draw has the barrier
     draw<T>(drawing, carve, map, Heatmap<T>(heatmap, first_map + map),
             [&](int64_t y, int64_t x, const T(&values)[4], int count) {
+                double below[12] = {};
+                if (image.data)
+                    read_image(painting, from + y * image.strides[rank - 3] + x * image.strides[rank - 2], count,
+                               below);
                 uint32_t words[3] = {};
                 uint8_t* to = out.at<uint8_t>(start + y * out.strides[rank - 3] + x * out.strides[rank - 2]);
+                const bool packed = painting.packed && count == 4;
 #pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    if (j >= count) break;
-#pragma unroll
-                    for (int c = 0; c < 3; ++c) {
-                        double below = 0;
-                        if (image.data)
-                            below = brightness_at(image, from + y * image.strides[rank - 3] +
-                                                             (x + j) * image.strides[rank - 2] +
-                                                             c * image.strides[rank - 1]);
-                        const uint8_t value = paint(painting, palette, values[j], c, below);
-                        if (painting.packed && count == 4)
-                            words[(3 * j + c) / 4] |= static_cast<uint32_t>(value) << 8 * ((3 * j + c) % 4);
-                        else
-                            to[j * out.strides[rank - 2] + c * out.strides[rank - 1]] = value;
-                    }
+                for (int i = 0; i < 12; ++i) {
+                    if (i / 3 >= count) break;
+                    const uint8_t value = paint(painting, palette, values[i / 3], i % 3, below[i]);
+                    if (packed)
+                        words[i / 4] |= static_cast<uint32_t>(value) << 8 * (i % 4);
+                    else
+                        to[i / 3 * out.strides[rank - 2] + i % 3 * out.strides[rank - 1]] = value;
                 }
-                if (!painting.packed || count != 4) return;
+                if (!packed) return;
 #pragma unroll
                 for (int i = 0; i < 3; ++i) reinterpret_cast<uint32_t*>(to)[i] = words[i];
             });

@@ -12,6 +12,7 @@
 #else
 #include <cooperative_groups.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #endif
 
@@ -19,6 +20,8 @@ namespace fusedcam::cuda {
 
 constexpr int threads = 256;  // of every block
 constexpr int warp = 32;
+template <class T>
+constexpr int resident = sizeof(T) == 8 ? 1 : 2;  // blocks on a multiprocessor that registers are left for
 
 #if !defined(FUSEDCAM_EMULATE)
 
@@ -37,6 +40,9 @@ __device__ T shuffle_xor(T value, int lanes) {
 __device__ inline int cluster_rank() { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
 __device__ inline int cluster_size() { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
 __device__ inline void cluster_barrier() { cooperative_groups::this_cluster().sync(); }
+// The barrier in two halves: what is between them need not wait.
+__device__ inline void cluster_arrive() { cooperative_groups::this_cluster().barrier_arrive(); }
+__device__ inline void cluster_wait() { cooperative_groups::this_cluster().barrier_wait(); }
 // The same piece of shared memory in another block of the cluster.
 template <class T>
 __device__ T* in_block(T* piece, int rank) {
@@ -53,12 +59,42 @@ __device__ inline int cluster_size() {
     return 1;
 }
 __device__ inline void cluster_barrier() { __trap(); }
+__device__ inline void cluster_arrive() { __trap(); }
+__device__ inline void cluster_wait() { __trap(); }
 template <class T>
 __device__ T* in_block(T* piece, int) {
     __trap();
     return piece;
 }
 #endif
+
+// From global to shared memory: at once on devices that cannot do it otherwise.
+template <int bytes>
+__device__ void copy_async(void* to, const void* from) {
+    __pipeline_memcpy_async(to, from, bytes);
+}
+// Ends a group of the calling thread's copies.
+__device__ inline void commit_copies() { __pipeline_commit(); }
+// Until no more than the `newer` latest groups of the calling thread are under way.
+template <int newer>
+__device__ void wait_copies() {
+    __pipeline_wait_prior(newer);
+}
+
+// To global memory in one instruction, at a multiple of 16 bytes. In its own words, since the compiler takes a plain
+// assignment apart where another branch stores the same values one by one.
+__device__ inline void store_16(float* to, const float* values) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(values[0]),
+                 "f"(values[1]), "f"(values[2]), "f"(values[3])
+                 : "memory");
+}
+__device__ inline void store_16(double* to, const double* values) {
+    asm volatile("st.global.v2.f64 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "d"(values[0]), "d"(values[1])
+                 : "memory");
+}
+
+// Many threads may do so at once.
+__device__ inline void set_flag(int* flag) { atomicExch(flag, 1); }
 
 __device__ inline void block_barrier() { __syncthreads(); }
 __device__ inline int thread() { return static_cast<int>(threadIdx.x); }

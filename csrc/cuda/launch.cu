@@ -1,7 +1,9 @@
 // See launch.hpp.
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "../check.hpp"
@@ -53,6 +55,17 @@ void* reserve(int64_t bytes, const Queue& queue) {
 void release(void* memory) noexcept {
     // A failure here has no one to tell: the interpreter may be ending, and the driver with it.
     if (memory && cudaFree(memory) != cudaSuccess) static_cast<void>(cudaGetLastError());
+}
+
+void follow(const Queue& queue, void* stream) {
+    if (stream == queue.stream) return;
+    const OnDevice here(queue.device);
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+    cudaError_t status = cudaEventRecord(event, static_cast<cudaStream_t>(stream));
+    if (status == cudaSuccess) status = cudaStreamWaitEvent(static_cast<cudaStream_t>(queue.stream), event, 0);
+    static_cast<void>(cudaEventDestroy(event));
+    check(status, "waiting for another stream's work");
 }
 
 void wait(const Queue& queue) {
@@ -117,36 +130,32 @@ void allow(const void* kernel, const Device& device, const Grid& grid) {
 
 int largest_cluster(const void* kernel, const Device& device, int64_t shared_memory) {
     if (device.major < 9 || shared_memory > device.shared_memory) return 0;
-    static std::map<std::pair<const void*, int>, std::pair<int, int>> known;  // PTX version, and whether 16 fit
+    // Asked for in coarse steps of shared memory, so that few answers serve every call.
+    const int64_t step = 16 * 1024, asked = std::min((shared_memory + step - 1) / step * step, device.shared_memory);
+    static std::map<std::tuple<const void*, int, int64_t>, int> known;
     const std::lock_guard guard(lock);
-    auto found = known.find({kernel, device.index});
-    if (found == known.end()) {
-        cudaFuncAttributes attributes{};
-        check(cudaFuncGetAttributes(&attributes, kernel), "asking for a kernel's attributes");
-        int large = 0;
-        if (attributes.ptxVersion >= 90) {
-            // At the most shared memory a call could want, so that the answer holds for every call.
-            allow_locked(kernel, device, device.shared_memory, true);
-            cudaLaunchAttribute cluster{};
-            cluster.id = cudaLaunchAttributeClusterDimension;
-            cluster.val.clusterDim.x = 16;
-            cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-            cudaLaunchConfig_t config{};
-            config.gridDim = dim3(16, 1, 1);
-            config.blockDim = dim3(threads, 1, 1);
-            config.dynamicSmemBytes = static_cast<size_t>(device.shared_memory);
-            config.attrs = &cluster;
-            config.numAttrs = 1;
-            if (cudaOccupancyMaxActiveClusters(&large, kernel, &config) != cudaSuccess) {
-                static_cast<void>(cudaGetLastError());
-                large = 0;
-            }
-        }
-        found = known.emplace(std::pair{kernel, device.index}, std::pair{attributes.ptxVersion, large}).first;
+    const auto found = known.find({kernel, device.index, asked});
+    if (found != known.end()) return found->second;
+    int& largest = known[{kernel, device.index, asked}];
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kernel), "asking for a kernel's attributes");
+    if (attributes.ptxVersion < 90) return largest = 0;
+    allow_locked(kernel, device, asked, true);
+    cudaLaunchAttribute cluster{};
+    cudaLaunchConfig_t config{};
+    config.blockDim = dim3(threads, 1, 1);
+    config.dynamicSmemBytes = static_cast<size_t>(asked);
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    // A part of a device may have too few multiprocessors side by side for a large one.
+    for (largest = 16; largest > 1; largest /= 2) {
+        config.gridDim = dim3(static_cast<unsigned>(largest), 1, 1);
+        set_cluster(cluster, largest);
+        int active = 0;
+        if (cudaOccupancyMaxActiveClusters(&active, kernel, &config) == cudaSuccess && active > 0) break;
+        static_cast<void>(cudaGetLastError());
     }
-    const auto [version, large] = found->second;
-    if (version < 90) return 0;
-    return large > 0 ? 16 : portable_cluster;
+    return largest;
 }
 
 bool capturing(const Queue& queue) {

@@ -40,8 +40,9 @@ struct Grid {
 
 constexpr int64_t most_blocks = (int64_t{1} << 31) - 1;
 
-// The largest cluster that this kernel can be started with: 0 where it was compiled for or runs on a device without
-// clusters. The one place that decides it, by what was really compiled: code for an older device runs on a newer one.
+// The largest cluster that this kernel can be started with, each block with that much shared memory: 0 where it was
+// compiled for or runs on a device without clusters, or cannot have as much. The one place that decides it, by what was
+// really compiled: code for an older device runs on a newer one.
 int largest_cluster(const void* kernel, const Device& device, int64_t shared_memory);
 
 // Lets the kernel have that much shared memory; asked for once a kernel and device.
@@ -49,14 +50,18 @@ void allow(const void* kernel, const Device& device, const Grid& grid);
 
 bool capturing(const Queue& queue);
 
+inline void set_cluster(cudaLaunchAttribute& attribute, int blocks) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+}
+
 template <class... Parameters, class... Values>
 void launch(void (*kernel)(Parameters...), const Device& device, const Queue& queue, const Grid& grid,
             Values&&... values) {
     allow(reinterpret_cast<const void*>(kernel), device, grid);
     cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    set_cluster(attribute, grid.cluster);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid.blocks), 1, 1);
     config.blockDim = dim3(threads, 1, 1);

@@ -11,6 +11,15 @@ Frame frame_of(const Call& call) {
     return {call.heatmap.extent(-2), call.heatmap.extent(-1), call.result[-3], call.result[-2]};
 }
 
+// Whether four pixels of a row are three words wherever they begin at a multiple of four.
+bool in_words(const ArrayView& picture) {
+    bool all = picture.dtype == DType::uint8 && picture.stride(-1) == 1 && picture.stride(-2) == 3 &&
+               reinterpret_cast<uintptr_t>(picture.data) % 4 == 0;
+    for (int axis = 0; axis < picture.shape.rank - 2; ++axis)
+        all = all && (picture.extent(axis) == 1 || picture.stride(axis) % 4 == 0);
+    return all;
+}
+
 template <class Call>
 Painting painting_of(const Call& call) {
     Painting painting{};
@@ -20,11 +29,8 @@ Painting painting_of(const Call& call) {
     }
     painting.out = call.out;
     std::memcpy(painting.palette, call.palette, sizeof painting.palette);
-    const ArrayView& out = call.out;
-    const int rank = out.shape.rank;
-    painting.packed = out.stride(-1) == 1 && out.stride(-2) == 3 && reinterpret_cast<uintptr_t>(out.data) % 4 == 0;
-    for (int axis = 0; axis < rank - 2; ++axis)
-        painting.packed = painting.packed && (out.extent(axis) == 1 || out.stride(axis) % 4 == 0);
+    painting.packed = in_words(painting.out);
+    painting.image_packed = painting.image.data && in_words(painting.image);
     return painting;
 }
 

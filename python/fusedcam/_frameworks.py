@@ -4,6 +4,7 @@ Called by the native modules, for frameworks without DLPack's C exchange API or 
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -55,26 +56,45 @@ def stream(like: Any) -> int | None:
 
 
 class CudaMemory:
-    """Memory of ours on a CUDA device, for whoever takes it over by DLPack."""
+    """Memory of ours on a CUDA device, for whoever takes it over by DLPack; once.
 
-    def __init__(self, capsule: Any, device: tuple[int, int]):
-        self._capsule, self._device = capsule, device
+    The call that made it has waited for it, so any stream may read it.
+    """
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._capsule
+    def __init__(self, capsule: Any, legacy: Callable[[Any], Any], device: tuple[int, int]):
+        self._capsule, self._legacy, self._device = capsule, legacy, device
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """The capsule: of DLPack 1 for those that name it as `max_version`, else the one before."""
+        if copy or (dl_device or self._device) != self._device:
+            raise BufferError(f"this memory is on device {self._device} and handed over there, without a copy")
+        if self._capsule is None:
+            raise BufferError("this memory has been handed over already; keep the array that was made of it")
+        capsule, self._capsule = self._capsule, None
+        return capsule if max_version and max_version[0] >= 1 else self._legacy(capsule)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._device
 
 
-def from_capsule(capsule: Any, device: tuple[int, int], like: Any) -> Any:
-    """New memory on CUDA as an array of the framework of `like`; as DLPack alone where there is no way into it."""
-    memory = CudaMemory(capsule, device)
+def from_capsule(capsule: Any, legacy: Callable[[Any], Any], device: tuple[int, int], like: Any) -> Any:
+    """New memory on CUDA as an array of the framework of `like`; as DLPack alone where there is no way into it.
+
+    `legacy` makes of the capsule one for those that know nothing of DLPack's versions.
+    """
+    memory = CudaMemory(capsule, legacy, device)
     package = _package(like)
     if package in ("jax", "jaxlib"):
         return sys.modules["jax"].numpy.from_dlpack(memory)
     if package == "tensorflow":
-        return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(capsule)
+        return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(memory.__dlpack__())
     if hasattr(like, "__array_namespace__"):
         return like.__array_namespace__().from_dlpack(memory)
     if hasattr(type(like), "from_dlpack"):

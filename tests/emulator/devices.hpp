@@ -16,13 +16,14 @@ struct Device {
     int ptx;      // of the image that runs there; compiled for the device's own capability, or by the driver
 };
 // Places in the table. All of them are there at once, since launchers ask for what a device can do but once.
-enum Index { h100, h200_with_old_image, a100, t4, rtx5090, too_old };
+enum Index { h100, h200_with_old_image, a100, t4, rtx5090, h100_slice, too_old };
 inline const std::vector<Device> all_devices = {
     {90, 132, 227 << 10, 228 << 10, 2048, 16, 90},  // h100
     {90, 132, 227 << 10, 228 << 10, 2048, 16, 75},  // h200_with_old_image
     {80, 108, 163 << 10, 164 << 10, 2048, 1, 80},   // a100
     {75, 40, 64 << 10, 64 << 10, 1024, 1, 75},      // t4
     {120, 170, 99 << 10, 100 << 10, 1536, 8, 120},  // rtx5090
+    {90, 14, 227 << 10, 228 << 10, 2048, 4, 90},    // h100_slice: clusters of more than four fit nowhere
     {60, 56, 48 << 10, 64 << 10, 2048, 1, 75},      // too_old: no image runs there
 };
 
@@ -48,6 +49,7 @@ struct Fake {
     Counts counts;
     std::map<std::pair<int, const void*>, Consent> consents;
     std::set<void*> memory;
+    std::vector<std::pair<cudaStream_t, cudaStream_t>> followed;  // the latter waited for the former
 };
 inline Fake fake;
 

@@ -87,15 +87,16 @@ struct Block {
 struct Copy {
     void* to;
     const void* from;
-    int group;
+    int bytes, group;
 };
 
 struct Thread : Fiber {
     dim3 position;
     Block* block = nullptr;
-    const Barrier* barrier = nullptr;
+    const Barrier* barrier = nullptr;  // that it waits for
     Site site;
     bool done = true;
+    int phase = -1;  // of the cluster's barrier, between arriving and waiting
     std::vector<Copy> copies;
     int group = 0;
 };
@@ -184,6 +185,7 @@ inline void end_thread(Thread& me) {
     {
         const Quiet quiet;
         if (!me.copies.empty()) throw Failure("never waited for its copies: " + name_of(me));
+        if (me.phase >= 0) throw Failure("arrived at the cluster's barrier and never waited: " + name_of(me));
         if (--block.running > 0) return;
         for (const std::byte* fence : block.fences) {
             if (sees_addresses || !std::memcmp(fence, &fence_pattern, fence_bytes)) continue;
@@ -264,6 +266,7 @@ inline void run_cluster(dim3 position) {
             thread.block = &block;
             thread.done = false;
             thread.barrier = nullptr;
+            thread.phase = -1;
             thread.group = 0;
             make_ready(first + index);
         }

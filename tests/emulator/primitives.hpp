@@ -1,6 +1,8 @@
 // What kernels call, as in the part of intrinsics.cuh that is compiled for devices.
 #pragma once
 
+#include <atomic>
+
 #include "emulator.hpp"
 
 namespace fusedcam::cuda::emulator {
@@ -9,25 +11,37 @@ namespace fusedcam::cuda::emulator {
     throw Failure(what + " (" + name_of(self()) + ", " + name_of(site) + ")");
 }
 
-// CUDA lets every thread of a barrier come from the same call only; another block of the cluster may differ.
-inline void wait(Barrier& barrier, bool orders, bool one_site, const Site& site) {
-    Thread& me = self();
+// Returns the barrier's phase, for `await`. CUDA lets every thread of a barrier come from the same call only; another
+// block of the cluster may differ.
+inline int arrive(Barrier& barrier, bool orders, bool one_site, const Site& site) {
     if (barrier.arrived == 0) barrier.site = site;
     const bool same = barrier.site.line() == site.line() && barrier.site.column() == site.column();
     if (one_site && !same) {
         fail(std::string("divergent ") + barrier.name + ": other threads wait at " + name_of(barrier.site), site);
     }
+    const int phase = barrier.phase;
+    if (orders) before(barrier.edges[phase]);
+    if (++barrier.arrived < barrier.count) return phase;
+    barrier.arrived = 0;
+    barrier.phase ^= 1;
+    for (int index = barrier.first; index < barrier.first + barrier.count; ++index) {
+        const Thread& thread = *machine.threads[machine.first_thread + static_cast<size_t>(index)];
+        if (thread.barrier == &barrier) make_ready(index);
+    }
+    return phase;
+}
+// Even where nobody is missing any more another thread may go on first.
+inline void await(Barrier& barrier, int phase, bool orders, const Site& site) {
+    Thread& me = self();
     me.barrier = &barrier;
     me.site = site;
-    char& edge = barrier.edges[barrier.phase];
-    if (orders) before(edge);
-    if (++barrier.arrived == barrier.count) {
-        barrier.arrived = 0;
-        barrier.phase ^= 1;
-        for (int index = 0; index < barrier.count; ++index) make_ready(barrier.first + index);
-    }
+    if (barrier.phase != phase) make_ready(me.block->rank * machine.launch.threads + static_cast<int>(me.position.x));
     leave(me);
-    if (orders) after(edge);
+    me.barrier = nullptr;
+    if (orders) after(barrier.edges[phase]);
+}
+inline void wait(Barrier& barrier, bool orders, bool one_site, const Site& site) {
+    await(barrier, arrive(barrier, orders, one_site, site), orders, site);
 }
 
 // Called by every thread of the block, so only the first call counts: what has been written since is to be found.
@@ -100,7 +114,23 @@ inline int cluster_size(emulator::Site site = emulator::Site::current()) {
 inline void cluster_barrier(emulator::Site site = emulator::Site::current()) {
     const emulator::Quiet quiet;
     emulator::need_clusters(site);
+    if (emulator::self().phase >= 0) emulator::fail("cluster_barrier after cluster_arrive", site);
     emulator::wait(emulator::machine.blocks[emulator::machine.first_block].cluster, true, false, site);
+}
+
+inline void cluster_arrive(emulator::Site site = emulator::Site::current()) {
+    const emulator::Quiet quiet;
+    emulator::need_clusters(site);
+    int& phase = emulator::self().phase;
+    if (phase >= 0) emulator::fail("cluster_arrive twice", site);
+    phase = emulator::arrive(emulator::machine.blocks[emulator::machine.first_block].cluster, true, false, site);
+}
+inline void cluster_wait(emulator::Site site = emulator::Site::current()) {
+    const emulator::Quiet quiet;
+    emulator::need_clusters(site);
+    const int phase = std::exchange(emulator::self().phase, -1);
+    if (phase < 0) emulator::fail("cluster_wait without cluster_arrive", site);
+    emulator::await(emulator::machine.blocks[emulator::machine.first_block].cluster, phase, true, site);
 }
 
 template <class T>
@@ -115,27 +145,39 @@ T* in_block(T* piece, int rank, emulator::Site site = emulator::Site::current())
     return reinterpret_cast<T*>(other.memory + (reinterpret_cast<std::byte*>(piece) - own.memory));
 }
 
-inline void copy_async(void* to, const void* from, emulator::Site site = emulator::Site::current()) {
+template <class T>
+void store_16(T* to, const T* values, emulator::Site site = emulator::Site::current()) {
+    if (reinterpret_cast<uintptr_t>(to) % 16) emulator::fail("store_16 to a misaligned address", site);
+    std::memcpy(to, values, 16);
+}
+
+inline void set_flag(int* flag) { std::atomic_ref(*flag).store(1, std::memory_order_relaxed); }
+
+template <int bytes>
+void copy_async(void* to, const void* from, emulator::Site site = emulator::Site::current()) {
+    static_assert(bytes == 4 || bytes == 8 || bytes == 16, "what __pipeline_memcpy_async takes");
     {
         const emulator::Quiet quiet;
         emulator::Thread& me = emulator::self();
-        if (reinterpret_cast<uintptr_t>(to) % 16) emulator::fail("copy_async to a misaligned address", site);
-        if (reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("copy_async from a misaligned address", site);
+        if (reinterpret_cast<uintptr_t>(to) % bytes) emulator::fail("copy_async to a misaligned address", site);
+        if (reinterpret_cast<uintptr_t>(from) % bytes) emulator::fail("copy_async from a misaligned address", site);
         if (!emulator::in_shared(to, *me.block)) emulator::fail("copy_async to no shared memory of its block", site);
-        me.copies.push_back({to, from, me.group});
+        me.copies.push_back({to, from, bytes, me.group});
     }
-    if (!emulator::options.copies_late) std::memcpy(to, from, 16);
+    if (!emulator::options.copies_late) std::memcpy(to, from, bytes);
 }
 inline void commit_copies() {
     const emulator::Quiet quiet;
     ++emulator::self().group;
 }
-inline void wait_copies(int newer, emulator::Site site = emulator::Site::current()) {
+template <int newer>
+void wait_copies() {
+    static_assert(newer >= 0 && newer <= 8);
     emulator::Thread& me = emulator::self();
-    if (newer < 0 || newer > 2) emulator::fail("wait_copies leaves 0 to 2 groups", site);
     size_t arrived = 0;
     for (; arrived < me.copies.size() && me.copies[arrived].group < me.group - newer; ++arrived) {
-        if (emulator::options.copies_late) std::memcpy(me.copies[arrived].to, me.copies[arrived].from, 16);
+        const emulator::Copy& copy = me.copies[arrived];
+        if (emulator::options.copies_late) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
     }
     me.copies.erase(me.copies.begin(), me.copies.begin() + static_cast<std::ptrdiff_t>(arrived));
 }

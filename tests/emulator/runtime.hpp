@@ -64,6 +64,27 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
     ++fake.counts.synchronizations;
     return note(fake.capturing ? cudaErrorStreamCaptureUnsupported : no_device());
 }
+// Whatever was started is done already, so streams only have to be there.
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    using namespace fusedcam::cuda::emulator;
+    *event = new CUevent_st{};
+    return note(no_device());
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    event->recorded = true;
+    event->stream = stream;
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    using namespace fusedcam::cuda::emulator;
+    if (!event->recorded) return note(cudaErrorInvalidValue, "waited for an event that was never recorded");
+    fake.followed.emplace_back(event->stream, stream);
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
+    return cudaSuccess;
+}
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
     *status = fusedcam::cuda::emulator::fake.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;

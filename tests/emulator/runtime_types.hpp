@@ -83,6 +83,12 @@ enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureSta
 enum cudaLaunchAttributeID { cudaLaunchAttributeIgnore = 0, cudaLaunchAttributeClusterDimension = 4 };
 
 using cudaStream_t = struct CUstream_st*;
+struct CUevent_st {
+    bool recorded = false;
+    cudaStream_t stream = nullptr;
+};
+using cudaEvent_t = CUevent_st*;
+constexpr unsigned cudaEventDisableTiming = 2;
 struct cudaPointerAttributes {
     int type, device;
     void *devicePointer, *hostPointer;

@@ -12,7 +12,7 @@ using namespace fusedcam::cuda::emulator;
 
 namespace {
 
-constexpr std::array devices{h100, h200_with_old_image, a100, t4, rtx5090};
+constexpr std::array devices{h100, h200_with_old_image, a100, t4, rtx5090, h100_slice};
 
 // A queue with a workspace of exactly the size that is asked for, filled with NaN.
 template <class Call>
@@ -45,6 +45,7 @@ void begin() {
 void choose_order(int round) {
     options.order = static_cast<Order>(round % 3);
     options.seed = static_cast<unsigned>(integer(0, 1 << 30));
+    options.copies_late = integer(0, 1);
 }
 
 bool same_bits(const Array& first, const Array& second) {
@@ -100,31 +101,42 @@ TEST_CASE(cam_agrees_with_float64_and_its_bits_with_every_device) {
     }
 }
 
+// Maps of every way into shared memory, and past it; tiles that end within a block of channels and with it; extremes
+// that every block finds and that a cluster shares.
 TEST_CASE(many_channels_in_one_launch) {
     begin();
-    const std::array<std::array<int64_t, 3>, 5> shapes{
-        {{2048, 7, 7}, {512, 14, 14}, {256, 28, 28}, {3000, 1, 1}, {320, 33, 33}}};
-    for (const auto& [C, H, W] : shapes) {
-        if (thread_sanitizer && C != 512) continue;
-        const Inputs in(1, 1, C, H, W, DType::float32, false, false, false);
-        CamOptions options;
-        options.size = Size{37, 64};
-        CamCall call = in.plan(options);
-        Array first = poisoned(call.result, DType::float32);
-        call.out = first.view();
-        const int before = fake.counts.launches;
-        run_on(h100, call, cuda::cam);
-        CHECK(fake.counts.launches == before + 1, "%d launches", fake.counts.launches - before);
-        compare_cam(call, in.activations, in.second, false, first);
-        for (const int device : {h200_with_old_image, t4}) {
-            Array other = poisoned(call.result, DType::float32);
-            call.out = other.view();
-            const int launched = fake.counts.launches;
-            run_on(device, call, cuda::cam);
-            CHECK(fake.counts.launches == launched + 2, "%d launches", fake.counts.launches - launched);
-            CHECK(same_bits(first, other), "device %d", device);
+    const std::array<std::array<int64_t, 5>, 9> shapes{{{2048, 7, 7, 37, 64},
+                                                        {512, 14, 14, 37, 64},
+                                                        {256, 28, 28, 60, 64},
+                                                        {3000, 1, 1, 5, 3},
+                                                        {320, 33, 33, 70, 80},
+                                                        {100, 32, 32, 32, 32},
+                                                        {77, 31, 31, 90, 37},
+                                                        {1000, 5, 5, 10, 12},
+                                                        {130, 2, 2, 64, 64}}};
+    for (const auto& [C, H, W, height, width] : shapes)
+        for (const DType dtype : {DType::float32, DType::float16, DType::float64}) {
+            if (thread_sanitizer && (C != 512 || dtype != DType::float32)) continue;
+            const Inputs in(1, 1, C, H, W, dtype, false, dtype == DType::float16, false);
+            CamOptions options;
+            options.size = Size{height, width};
+            CamCall call = in.plan(options);
+            Array first = poisoned(call.result, result_dtype(dtype));
+            call.out = first.view();
+            choose_order(static_cast<int>(C));
+            const int before = fake.counts.launches;
+            run_on(h100, call, cuda::cam);
+            CHECK(fake.counts.launches == before + 1, "%d launches", fake.counts.launches - before);
+            compare_cam(call, in.activations, in.second, false, first);
+            for (const int device : {h200_with_old_image, t4}) {
+                Array other = poisoned(call.result, result_dtype(dtype));
+                call.out = other.view();
+                const int launched = fake.counts.launches;
+                run_on(device, call, cuda::cam);
+                CHECK(fake.counts.launches == launched + 2, "%d launches", fake.counts.launches - launched);
+                CHECK(same_bits(first, other), "device %d", device);
+            }
         }
-    }
 }
 
 TEST_CASE(an_images_bits_do_not_depend_on_its_batch) {
@@ -279,6 +291,16 @@ TEST_CASE(what_is_not_finite) {
             in.activations.set(9 * 20 + 3, 0);
             CHECK(refusal([&] { run_on(device, call, cuda::cam); }).empty());
         }
+}
+
+TEST_CASE(work_on_another_stream_is_waited_for) {
+    begin();
+    const auto stream = [](uintptr_t number) { return reinterpret_cast<void*>(number); };
+    cuda::follow({h100, stream(1), nullptr}, stream(1));
+    CHECK(fake.followed.empty());
+    cuda::follow({a100, stream(1), nullptr}, stream(2));
+    CHECK(fake.followed.size() == 1 && fake.followed[0].first == stream(2) && fake.followed[0].second == stream(1));
+    CHECK(fake.device == h100 && fake.counts.synchronizations == 0);
 }
 
 TEST_CASE(failures_are_reported_in_words) {

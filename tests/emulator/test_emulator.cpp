@@ -67,6 +67,26 @@ TEST_CASE(clusters) {
     });
 }
 
+TEST_CASE(a_barrier_in_halves) {
+    in_all_orders([] {
+        run(
+            [] {
+                for (int round = 0; round < 3; ++round) {
+                    if (thread() == 0) floats()[round] = static_cast<float>(10 * round + cluster_rank());
+                    cluster_arrive();
+                    if (thread() == 1) floats()[8 + round] = static_cast<float>(round);  // nobody else's
+                    block_barrier();
+                    cluster_wait();
+                    const int other = (cluster_rank() + thread()) % 4;
+                    CHECK(in_block(floats(), other)[round] == static_cast<float>(10 * round + other));
+                }
+                cluster_arrive();
+                cluster_wait();
+            },
+            4, 4);
+    });
+}
+
 TEST_CASE(copies) {
     alignas(16) static float source[3][4 * threads];
     for (int index = 0; index < 12 * threads; ++index) {
@@ -75,14 +95,14 @@ TEST_CASE(copies) {
     in_all_orders([] {
         emulator::launch({dim3(1), threads, sizeof(source)}, [] {
             for (int tile = 0; tile < 3; ++tile) {
-                copy_async(floats() + (tile * threads + thread()) * 4, source[tile] + 4 * thread());
+                copy_async<16>(floats() + (tile * threads + thread()) * 4, source[tile] + 4 * thread());
                 commit_copies();
             }
             const auto is_there = [](int tile) { return !std::isnan(floats()[(tile * threads + thread()) * 4 + 3]); };
             const bool early = !emulator::options.copies_late;
             CHECK(is_there(0) == early);
             for (int newer = 2; newer >= 0; --newer) {
-                wait_copies(newer);
+                newer == 2 ? wait_copies<2>() : newer == 1 ? wait_copies<1>() : wait_copies<0>();
                 for (int tile = 0; tile < 3; ++tile) CHECK(is_there(tile) == (early || tile + newer < 3));
             }
             block_barrier();
@@ -111,12 +131,16 @@ TEST_CASE(mistakes) {
             if (cluster_rank()) cluster_barrier();
         },
         4, 2);
+    fails("cluster_wait without cluster_arrive", [] { cluster_wait(); });
+    fails("cluster_arrive twice", [] { cluster_arrive(), cluster_arrive(); });
+    fails("cluster_barrier after cluster_arrive", [] { cluster_arrive(), cluster_barrier(); });
+    fails("arrived at the cluster's barrier and never waited", [] { cluster_arrive(); });
     fails("shuffle_xor with lanes 32", [] { shuffle_xor(1, 32); });
     alignas(16) static float source[8];
-    fails("to a misaligned address", [] { copy_async(floats() + 1, source); });
-    fails("from a misaligned address", [] { copy_async(floats(), source + 1); });
-    fails("to no shared memory", [] { copy_async(source, source); });
-    fails("never waited for its copies", [] { copy_async(floats() + 4 * thread(), source), commit_copies(); });
+    fails("to a misaligned address", [] { copy_async<16>(floats() + 1, source); });
+    fails("from a misaligned address", [] { copy_async<16>(floats(), source + 1); });
+    fails("to no shared memory", [] { copy_async<16>(source, source); });
+    fails("never waited for its copies", [] { copy_async<16>(floats() + 4 * thread(), source), commit_copies(); });
     fails(
         "in_block of a block that has ended",
         [] {
