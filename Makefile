@@ -28,7 +28,7 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests bench -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 builds: .venv/installed
 	$(BIN)/python tests/check_builds.py "$(CUDA_ARCHITECTURES)"
@@ -36,15 +36,15 @@ builds: .venv/installed
 bench: .venv/installed
 	$(BIN)/python bench/bench.py
 
-# Not yet run on a GPU. Needs nothing but nvcc, and a Python that has torch for CUDA, NumPy, pytest and the tools that build the package.
+# Not yet run on a GPU. Needs nothing but nvcc, and a Python that has torch for CUDA, NumPy, pytest and the tools that build
+# the package. pytorch-grad-cam and torch-cam are measured where build/peers has them (see CONTRIBUTING.md).
+ON_GPU := PYTHONPATH=build/gpu:build/peers $(PYTHON)
 gpu:
 	$(PYTHON) -m pip install -q --no-deps --upgrade --target build/gpu $(OWN) \
 	    --config-settings=cmake.define.FUSEDCAM_CUDA=ON .
-	PYTHONPATH=build/gpu $(PYTHON) -m pytest -q --noconftest -p no:cacheprovider -W default tests/test_gpu.py
-	PYTHONPATH=build/gpu $(PYTHON) bench/gpu.py
-	@command -v compute-sanitizer >/dev/null || echo "no compute-sanitizer here: kernels were not run under it"
-	for tool in memcheck racecheck; do command -v compute-sanitizer >/dev/null || break; PYTHONPATH=build/gpu \
-	    compute-sanitizer --tool $$tool --error-exitcode 3 $(PYTHON) tests/gpu_calls.py --few || exit 1; done
+	$(ON_GPU) -m pytest -q --noconftest -p no:cacheprovider -W default tests/test_gpu.py
+	$(ON_GPU) tests/sanitize_gpu.py build/sanitizers.json
+	$(ON_GPU) bench/bench.py --device cuda
 
 clean:
 	rm -rf .venv build
@@ -53,7 +53,7 @@ clean:
 	@echo "installing into .venv (the first time takes some minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) $(BUILD)
-	@$(PIP) $(OWN) '.[demo,test,lint]'
+	@$(PIP) $(OWN) '.[demo,test,lint,bench]'
 	@touch $@
 
 .venv/installed-all: .venv/installed

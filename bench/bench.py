@@ -22,11 +22,13 @@ import numpy as np
 import torch
 
 import fusedcam
+import gpu
 from cases import CASES, Case
 from peers import PEERS
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
+SANITIZERS = HERE.parent / "build" / "sanitizers.json"
 TITLES = {"numpy": "naive NumPy", "torch": "eager torch"}
 
 
@@ -117,9 +119,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def in_files(name: str) -> str:
+    """A machine's name as it stands in files' names."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def slug(facts: dict[str, Any]) -> str:
-    """The machine's name in file names."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']} {facts['threads']} threads".lower()).strip("-")
+    return in_files(f"{facts['cpu']} {facts['threads']} threads")
 
 
 def table(results: dict[str, Any]) -> str:
@@ -166,12 +172,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", default="", help="only the cases whose title contains this")
     parser.add_argument("--output", type=Path, help="the JSON file  [default: one per machine, in bench/results]")
+    parser.add_argument("--device", help="measure on this torch device as gpu.py says  [default: the CPU's own cases]")
+    parser.add_argument("--rounds", type=int, default=31, help="on that device  [default: %(default)s]")
+    parser.add_argument("--no-compile", action="store_true", help="there, without torch.compile, which takes minutes")
     parser.add_argument("--readme", action="store_true", help="measure nothing; renew the README's table")
     arguments = parser.parse_args()
     if arguments.readme:
         README.write_text(with_tables(README.read_text()))
         return
     facts = machine()
+    if arguments.device:
+        on_cuda = torch.device(arguments.device).type == "cuda"
+        facts["device"] = torch.cuda.get_device_name() if on_cuda else f"{facts['cpu']}, no GPU"
+        output = arguments.output or HERE / "results" / f"{in_files(facts['device'])}.json"
+        if SANITIZERS.exists():  # what `make gpu` has found before
+            facts["sanitizers"] = json.loads(SANITIZERS.read_text())
+        gpu.main(arguments.device, arguments.case, arguments.rounds, not arguments.no_compile, output, facts)
+        return
     results = {"machine": facts, "rows": [run(case) for case in CASES if arguments.case in case.title]}
     output = arguments.output or HERE / "results" / f"{slug(facts)}.json"
     output.parent.mkdir(parents=True, exist_ok=True)

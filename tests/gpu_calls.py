@@ -12,7 +12,7 @@ import fusedcam
 
 # H and W where quads of pixels are read at once and where they are not, one block and several, up to maps that no
 # block can hold.
-SIZES = [(1, 1), (7, 7), (14, 14), (28, 28), (33, 35), (64, 64), (200, 190)]
+SIZES = [(1, 1), (7, 7), (14, 14), (28, 28), (31, 31), (33, 35), (64, 64), (200, 190)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 

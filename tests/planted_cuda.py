@@ -1,60 +1,145 @@
 """Bugs planted into the CUDA kernels: what is wrong, the file, old text and new; test_emulator.py catches each."""
 
 BUGS = {
+    # Barriers and waits.
     "no barrier before the weights are read": (
         "fold.cuh",
-        "first, count, weights);\n        block_barrier();",
-        "first, count, weights);",
+        "tiles.channels(), space.weights);\n        block_barrier();",
+        "tiles.channels(), space.weights);",
     ),
-    "no barrier before other blocks' sums are read": (
+    "no barrier before a large map's weights are read": (
+        "fold.cuh",
+        "gradients, count, weights);\n    block_barrier();",
+        "gradients, count, weights);",
+    ),
+    "a tile is copied over while it is read": (
+        "stage.cuh",
+        "wait_copies<stages - 2>();\n        block_barrier();\n        copy_next();",
+        "wait_copies<stages - 2>();\n        copy_next();\n        block_barrier();",
+    ),
+    "one copy too few is waited for": ("stage.cuh", "wait_copies<stages - 2>();", "wait_copies<stages - 1>();"),
+    "no barrier between the groups' steps": (
+        "fold.cuh",
+        "+= columns[half * pixels + i];\n        block_barrier();",
+        "+= columns[half * pixels + i];",
+    ),
+    "no barrier before the groups are added": (
+        "fold.cuh",
+        "block_barrier();\n            add_groups(",
+        "add_groups(",
+    ),
+    "other blocks' sums are not waited for": (
         "cam.cuh",
-        "space.weights, space.columns);\n    cluster_barrier();",
-        "space.weights, space.columns);",
+        "    cluster_arrive();\n    space.canvas.fill(begin, end);\n    cluster_wait();",
+        "    space.canvas.fill(begin, end);\n    block_barrier();",
+    ),
+    "a block ends while others read its sums": (
+        "cam.cuh",
+        "space.map[pixel] = combined(pixel);\n        block_barrier();\n        cluster_arrive();",
+        "space.map[pixel] = combined(pixel);\n        cluster_arrive();\n        cluster_wait();\n        return;",
     ),
     "a block's barrier in place of the cluster's": (
         "cam.cuh",
-        "in_block(space.map, other)[pixel] = value;\n    }\n    cluster_barrier();",
-        "in_block(space.map, other)[pixel] = value;\n    }\n    block_barrier();",
+        "in_block(space.map, other)[pixel] = value;\n        }\n        cluster_barrier();",
+        "in_block(space.map, other)[pixel] = value;\n        }\n        block_barrier();",
+    ),
+    "the shared extremes are not waited for": (
+        "cam.cuh",
+        "[rank] = own;\n            cluster_barrier();",
+        "[rank] = own;\n            block_barrier();",
     ),
     "no barrier before the small map is read": (
         "draw.cuh",
         "    block_barrier();\n    const auto pixel",
         "    const auto pixel",
     ),
+    "no barrier before the widened rows are read": (
+        "draw.cuh",
+        "range_tiles + i]);\n        block_barrier();",
+        "range_tiles + i]);",
+    ),
     "no barrier before the warps' extremes are read": (
         "map.cuh",
         "scratch[thread() / warp] = range;\n    block_barrier();",
         "scratch[thread() / warp] = range;",
     ),
+    # Numbers.
     "a warp's extremes left out": ("map.cuh", "i < threads / warp; ++i", "i < threads / warp - 1; ++i"),
+    "the last block's extremes left out": (
+        "cam.cuh",
+        "other < size; ++other) range.add",
+        "other < size - 1; ++other) range.add",
+    ),
     "a short last part is read whole": (
         "fold.cuh",
-        "count = rest < whole ? rest : whole;",
-        "count = rest < 0 ? rest : whole;",
+        "static_cast<int>(rest < whole ? rest : whole)",
+        "static_cast<int>(rest < 0 ? rest : whole)",
     ),
-    "alpha is the sum, not the mean": ("fold.cuh", "sums[j].total() / static_cast<T>(plan.pixels)", "sums[j].total()"),
-    "a channel beyond the last is written": ("fold.cuh", "lane == 0 && c + j < count", "lane == 0"),
+    "tiles reach over the end of their block": (
+        "stage.cuh",
+        "rest < plan_.tile ? rest : plan_.tile",
+        "rest < 0 ? rest : plan_.tile",
+    ),
+    "the end of a tile is not copied": (
+        "stage.cuh",
+        "i = whole * each + thread(); i < count",
+        "i = whole * each + thread(); i < 0",
+    ),
+    "a group begins anew in every tile": ("fold.cuh", "(group - tiles.before() % groups + groups) % groups", "group"),
+    "alpha is the sum, not the mean": (
+        "fold.cuh",
+        "Rule::weight(sum / static_cast<T>(plan.pixels))",
+        "Rule::weight(sum)",
+    ),
     "another class's gradients": ("fold.cuh", "image, map - image * plan.classes)", "image, 0)"),
-    "rows and columns swapped": ("fold.cuh", "row * source.row + (pixel", "row * source.column + (pixel"),
-    "quads read as one at any stride": ("fold.cuh", "if (quad > 1 && vector_)", "if (quad > 1)"),
-    "the groups' sums are not all added": ("fold.cuh", "group < plan.groups; ++group)", "group < 1; ++group)"),
+    "rows and columns swapped on the way in": (
+        "stage.cuh",
+        "row * source.row + column * source.column",
+        "row * source.column + column * source.row",
+    ),
+    "rows and columns of a large map swapped": (
+        "fold.cuh",
+        "row * source.row + (pixel",
+        "row * source.column + (pixel",
+    ),
+    "quads of large maps read as one at any stride": ("fold.cuh", "if (quad > 1 && vector_)", "if (quad > 1)"),
+    "copied 16 bytes at a time at any stride": ("plan.hpp", "aligned(16) && tile_size % 16 == 0)", "true)"),
+    "the middle of an odd number of groups is lost": ("fold.cuh", "half = (groups + 1) / 2;", "half = groups / 2;"),
     "a part's share of the rows is skipped": ("map.cuh", "(block < rows % blocks ? block : rows % blocks)", "0"),
     "four pixels written where three are left": ("map.cuh", "if (j < count) to[j * column]", "to[j * column]"),
     "infinity passes for finite": ("cam.cuh", "!(score - score == T(0))", "score != score"),
+    "the image's colours in the wrong order": (
+        "draw.cuh",
+        "words[i / 4] >> 8 * (i % 4)",
+        "words[i / 4] >> 8 * (3 - i % 4)",
+    ),
+    # Memory.
+    "a channel beyond the last is written": ("fold.cuh", "lane == 0 && own < channels", "lane == 0"),
     "the palette overruns its piece": (
         "draw.cuh",
         "carve.take<uint8_t>(palette_bytes);",
         "carve.take<uint8_t>(palette_bytes - 32);",
     ),
-    "taps overrun their table": (
+    "taps overrun their table": ("map.cuh", "space.take<Entry>(count)", "space.take<Entry>(count - 4)"),
+    "one widened row too few": (
         "map.cuh",
-        "space.take<Entry>(frame.out_width)",
-        "space.take<Entry>(frame.out_width - 4)",
+        "frame.height / frame.out_height + 3;",
+        "frame.height / frame.out_height + 1;",
+    ),
+    "the ring is a stage too small": (
+        "fold.cuh",
+        "stages * plan.stage_bytes() : 0",
+        "(stages - 1) * plan.stage_bytes() : 0",
     ),
     "the workspace is one part too small": (
         "cam.cu",
-        "columns_ = pieces.take<T>(together_ * sums);",
-        "columns_ = pieces.take<T>(together_ * sums - plan_.columns);",
+        "sums_ = pieces.take<T>(together_ * sums);",
+        "sums_ = pieces.take<T>(together_ * sums - plan_.pixels);",
     ),
-    "clusters by the device alone": ("launch.cu", "if (version < 90) return 0;", ""),
+    "clusters by the device alone": ("launch.cu", "if (attributes.ptxVersion < 90) return largest = 0;", ""),
+    "the largest cluster whether it fits or not": (
+        "launch.cu",
+        "== cudaSuccess && active > 0) break;",
+        "== cudaSuccess || true) break;",
+    ),
 }

@@ -81,7 +81,11 @@ class Info(TypedDict):
 
 
 def info() -> Info:
-    """Version, backends, and what the CPU's kernels run with."""
+    """Version, backends, and what the CPU's kernels run with.
+
+    Where there are CUDA kernels it asks the driver for its devices, which initialises CUDA in this process: ask after
+    forking workers that use CUDA, or in them.
+    """
     description = _cpu.describe()
     missing = _cuda() if isinstance(_cuda(), str) else None
     return Info(
