@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import interleaved, machine, quartiles, slug
+from bench import machine, slug
 from fusedcam.torch import GradCAM
 from memory import peak_bytes
 from models import resnet50
 from peers import import_pytorch_grad_cam
+from timing import interleaved, quartiles
 
 SIDE = 224
 

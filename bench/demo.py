@@ -13,10 +13,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import fusedcam
-from bench import compare, machine, wide
+from bench import machine
 from fusedcam.torch import GradCAM
 from fusedcam.torch.pretrained import Classifier, centre_square, load
 from peers import fused_cam, numpy_cam, pytorch_grad_cam
+from timing import compare
 
 NAMES = ("tripod", "reflex camera")
 SIZE = 224
@@ -64,7 +65,7 @@ def main() -> None:
             "naive NumPy": partial(numpy_cam, activations.numpy(), gradients.numpy(), SIZE),
             "pytorch-grad-cam": partial(pytorch_grad_cam, activations, gradients, SIZE),
         },
-        numpy_cam(wide(activations), wide(gradients), SIZE),
+        numpy_cam(activations.double().numpy(), gradients.double().numpy(), SIZE),
     )
     facts = machine()
     print(f"{tuple(activations.shape)} activations and gradients to a {SIZE}x{SIZE} map,")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import fusedcam
-from bench import quartiles
+from timing import quartiles
 
 CAM = 'cam(a, g, size=2, method="gradcam")'
 AGAINST = {

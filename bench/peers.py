@@ -1,4 +1,4 @@
-"""The same work done otherwise: naive NumPy, eager torch and pytorch-grad-cam's own code, by op."""
+"""The same work done otherwise, by op: naive NumPy, NumPy with OpenCV, torch, and the peers' own code."""
 
 from collections.abc import Callable
 from functools import cache
@@ -66,6 +66,23 @@ def torch_cam(activations: torch.Tensor, gradients: torch.Tensor, size: int | No
     return torch_minmax(heat if size is None else torch_bilinear(heat, (size, size)))
 
 
+def numpy_cv2_cam(activations: np.ndarray, gradients: np.ndarray, size: int | None) -> np.ndarray:
+    """As pytorch-grad-cam does it, normalised once."""
+    import cv2  # not everywhere where this module is of use
+
+    heat = (gradients.mean((2, 3))[:, :, None, None] * activations).sum(1)
+    heat = np.maximum(heat, 0).astype(np.float32, copy=False)
+    if size is not None:
+        heat = np.stack([cv2.resize(one, (size, size)) for one in heat])
+    return numpy_minmax(heat)
+
+
+def bmm_cam(activations: torch.Tensor, gradients: torch.Tensor, size: int | None) -> torch.Tensor:
+    scores = torch.bmm(gradients.mean((2, 3))[:, None], activations.flatten(2)).view(-1, *activations.shape[2:])
+    heat = scores.relu()
+    return torch_minmax(heat if size is None else torch_bilinear(heat, (size, size)))
+
+
 def torch_overlay(images: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
     heat = torch_minmax(torch_bilinear(heat, tuple(images.shape[1:3])))
     colour = torch.from_numpy(JET)[(255 * heat + 0.5).to(torch.uint8).int()]
@@ -78,6 +95,10 @@ def fused_cam(activations: Any, gradients: Any, size: int | None) -> Any:
 
 def fused_overlay(images: Any, heat: Any) -> Any:
     return fusedcam.overlay(images, heat, alpha=ALPHA, normalize="minmax")
+
+
+def fused_picture(activations: Any, gradients: Any, images: Any) -> Any:
+    return fused_overlay(images, fusedcam.cam(activations, gradients, normalize=None))
 
 
 @cache
@@ -94,6 +115,36 @@ def pytorch_grad_cam(activations: torch.Tensor, gradients: torch.Tensor, size: i
     explainer.activations_and_grads.gradients = [gradients]
     image = torch.empty(1, 3, size, size, device="meta")  # only its size is read
     return explainer.aggregate_multi_layers(explainer.compute_cam_per_layer(image, None, False))
+
+
+def shown(images: torch.Tensor, heat: torch.Tensor) -> list[np.ndarray]:
+    """pytorch-grad-cam's show_cam_on_image, image by image, as its users call it; it does its own normalising and
+    resizing before."""
+    package = import_pytorch_grad_cam()
+    maps = package.utils.image.scale_cam_image(heat.cpu().numpy(), images.shape[1:3])
+    return shown_maps(images, maps)
+
+
+def shown_maps(images: torch.Tensor, maps: np.ndarray) -> list[np.ndarray]:
+    blend = import_pytorch_grad_cam().utils.image.show_cam_on_image
+    pairs = zip(images.cpu().numpy(), maps, strict=True)
+    return [blend(image.astype(np.float32) / 255, one, use_rgb=True) for image, one in pairs]
+
+
+def pytorch_grad_cam_picture(
+    activations: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor
+) -> list[np.ndarray]:
+    return shown_maps(images, pytorch_grad_cam(activations, gradients, images.shape[1]))
+
+
+def overlaid(images: torch.Tensor, heat: torch.Tensor) -> list[np.ndarray]:
+    """torch-cam's overlay_mask, image by image."""
+    from PIL import Image
+    from torchcam.utils import overlay_mask
+
+    maps = torch_minmax(heat).numpy()
+    pairs = zip(images.numpy(), maps, strict=True)
+    return [np.asarray(overlay_mask(Image.fromarray(i), Image.fromarray(m), alpha=1 - ALPHA)) for i, m in pairs]
 
 
 @cache
@@ -138,12 +189,46 @@ def _make_torchvision_importable() -> None:
             _TORCHVISION.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
+@cache
+def _compiled(shape: tuple[int, ...], threads: int) -> Callable[..., torch.Tensor]:
+    torch.compiler.reset()  # else it would compile for any shape from the second on
+    return torch.compile(torch_cam, dynamic=False)
+
+
+def compiled(activations: torch.Tensor, gradients: torch.Tensor, size: int | None) -> torch.Tensor:
+    return _compiled(tuple(gradients.shape), torch.get_num_threads())(activations, gradients, size)
+
+
+# Each op's peers, ours first. They take torch tensors unless they are among ON_NUMPY.
 PEERS: dict[str, dict[str, Callable[..., Any]]] = {
     "cam": {
         "fusedcam": fused_cam,
-        "numpy": numpy_cam,
-        "torch": torch_cam,
+        "NumPy": numpy_cam,
+        "NumPy + cv2": numpy_cv2_cam,
         "pytorch-grad-cam": pytorch_grad_cam,
+        "torch-cam": torchcam,
+        "eager torch": torch_cam,
+        "torch bmm": bmm_cam,
+        "torch.compile": compiled,
     },
-    "overlay": {"fusedcam": fused_overlay, "numpy": numpy_overlay, "torch": torch_overlay},
+    "overlay": {
+        "fusedcam": fused_overlay,
+        "NumPy": numpy_overlay,
+        "pytorch-grad-cam": shown,
+        "torch-cam": overlaid,
+        "eager torch": torch_overlay,
+    },
+    "picture": {"fusedcam": fused_picture, "pytorch-grad-cam": pytorch_grad_cam_picture},
 }
+ON_NUMPY = ("NumPy", "NumPy + cv2")
+STRONGEST = ("NumPy + cv2", "eager torch", "torch bmm", "torch.compile")  # what a user would write instead
+
+
+def able(name: str, op: str, case: Any) -> bool:
+    """Whether a peer has such a call at all."""
+    if name in ON_NUMPY and case.dtype == torch.bfloat16:  # NumPy has no such type
+        return False
+    if case.classes is not None and name in ("NumPy + cv2", "pytorch-grad-cam", "torch-cam", "torch bmm"):
+        return False
+    # pytorch-grad-cam takes NumPy's types and returns the image's size.
+    return name != "pytorch-grad-cam" or op != "cam" or (case.dtype == torch.float32 and case.size is not None)

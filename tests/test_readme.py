@@ -85,7 +85,7 @@ def test_the_commands_run(tmp_path, monkeypatch):
 def test_the_table_is_what_was_measured():
     """In a process of its own: the modules in bench/ have names that others may have too."""
     assert re.search(r"^\| cam \|", README, re.MULTILINE)
-    program = "import sys; from bench import with_tables; sys.stdout.write(with_tables(sys.stdin.read()))"
+    program = "import sys; from tables import with_tables; sys.stdout.write(with_tables(sys.stdin.read()))"
     result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT / "bench",
