@@ -14,13 +14,13 @@ FUSEDCAM_HD int colour_index(T value) {
 }
 
 // A pixel of the image on the scale of 0 to 255; floats are meant to lie in [0, 1] and are clamped to it.
-FUSEDCAM_HD inline double brightness(uint8_t value) { return static_cast<double>(value); }
+FUSEDCAM_HD double brightness(uint8_t value) { return static_cast<double>(value); }
 template <class Element>
 FUSEDCAM_HD double brightness(Element value) {
     const double wide = static_cast<double>(widen(value));
     return 255.0 * (wide > 1.0 ? 1.0 : (wide > 0.0 ? wide : 0.0));
 }
 
-FUSEDCAM_HD inline uint8_t nearest(double value) { return static_cast<uint8_t>(value + 0.5); }
+FUSEDCAM_HD uint8_t nearest(double value) { return static_cast<uint8_t>(value + 0.5); }
 
 }  // namespace fusedcam

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <stdexcept>
 
+// Always inline on the host: the same functions are compiled for several instruction sets, and none may be called from
+// code for another.
 #if defined(__CUDACC__)
-#define FUSEDCAM_HD __host__ __device__
+#define FUSEDCAM_HD __host__ __device__ inline
 #else
-#define FUSEDCAM_HD
+#define FUSEDCAM_HD [[gnu::always_inline]] inline
 #endif
 
 namespace fusedcam {
@@ -46,14 +48,14 @@ constexpr bool is_floating(DType dtype) { return dtype != DType::uint8; }
 // Sums of float64 stay float64; everything else is summed, resampled and returned in float32.
 constexpr DType result_dtype(DType dtype) { return dtype == DType::float64 ? DType::float64 : DType::float32; }
 
-FUSEDCAM_HD inline float widen(float value) { return value; }
-FUSEDCAM_HD inline double widen(double value) { return value; }
-FUSEDCAM_HD inline float widen(uint8_t value) { return static_cast<float>(value); }
-FUSEDCAM_HD inline float widen(BFloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+FUSEDCAM_HD float widen(float value) { return value; }
+FUSEDCAM_HD double widen(double value) { return value; }
+FUSEDCAM_HD float widen(uint8_t value) { return static_cast<float>(value); }
+FUSEDCAM_HD float widen(BFloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
 
 // Branch-free, so that loops over it vectorise. Subnormals take their value from a subtraction of two normal
 // numbers: torch.set_flush_denormal(True) would otherwise turn them into zeros.
-FUSEDCAM_HD inline float widen(Float16 value) {
+FUSEDCAM_HD float widen(Float16 value) {
     const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
     const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
     const uint32_t exponent = magnitude & 0x0f800000u;

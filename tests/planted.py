@@ -34,7 +34,14 @@ def bug(file: str, name: str, *texts: str) -> Bug:
 
 
 NONE = bug("ops.cpp", "no bug")
-CAM = "cpu/cam.cpp"
+CAM, ROWS, DRAWING = "cpu/cam.cpp", "cpu/row_kernels.hpp", "cpu/draw_kernels.hpp"
+FOLDED = """for (; c < count; ++c) {
+        const T sum"""
+CHAIN = """    if (full < 0) {
+        T chain = T(0);
+        for (; v < vectors * L; ++v) chain += one<T>(row[v]);
+        a = Vector<T>(chain / T(L)), v = vectors;
+    } else if (vectors >= 4) {"""
 DRAW = """call_.out.offset(item.map + k, 2),
                    0, grid_.y.out, row);"""
 RELU_ON_OUT = """
@@ -49,7 +56,7 @@ AS_FIRST = """{
     }"""
 POOL = """for (int64_t p = 0; p < pixels_; p += tile_pixels) {
             const int64_t length = std::min(tile_pixels, pixels_ - p);
-            const Rows<T> rows = gradients_"""
+            T parts"""
 MAP = """for (int64_t p = 0; p < pixels_; p += tile_pixels) {
                 const int64_t length = std::min(tile_pixels, pixels_ - p);"""
 FULL_TILES = ("p < pixels_;", "p == 0 || p + tile_pixels <= pixels_;")
@@ -57,9 +64,17 @@ EDGE = "return i % 2 == 1 ? begin - 1 : begin;"
 
 BUGS = [
     # sampling.hpp: where a pixel comes from, and what it becomes
-    bug("sampling.hpp", "samples half a pixel off", "(2 * x + 1) * in - out, denom", "2 * x * in, denom"),
-    bug("sampling.hpp", "wrong clamp at the far edge", "if (low >= in - 1)", "if (low >= in - 2)"),
-    bug("sampling.hpp", "no clamp at the near edge", "return {0, 0, T(0)};", "return {0, in > 1, T(0.25)};"),
+    bug(
+        "cpu/resample.hpp",
+        "samples half a pixel off",
+        "in >= out ? (in - out) / under : -((out - in + under - 1) / under)",
+        "0",
+        "int64_t rest = in - out - low * under;",
+        "int64_t rest = 0;",
+    ),
+    bug("cpu/resample.hpp", "wrong clamp at the far edge", "low >= 0 && low < in - 1;", "low >= 0 && low < in - 2;"),
+    bug("cpu/resample.hpp", "no clamp at the near edge", "low >= 0 && low < in", "low >= -1 && low < in"),
+    bug("cpu/resample.hpp", "nearest instead of linear", "inside ? weight : T(0)", "T(0)"),
     bug("sampling.hpp", "a weight of 0 reads infinity", "weight == T(0) ? a : between", "between"),
     bug(
         "sampling.hpp",
@@ -79,8 +94,8 @@ BUGS = [
     bug(
         "sampling.hpp",
         "times the reciprocal",
-        "scaled = (value - offset) / divisor",
-        "scaled = (value - offset) * (T(1) / divisor)",
+        "if (divisor * factor < T(1)) factor = above(factor);",
+        "",
     ),
     bug("sampling.hpp", "max subtracts the minimum", "minmax ? range.low : T(0)", "range.low"),
     bug("sampling.hpp", "a flat map is divided by 0", "!(range.high > offset)", "range.high < offset"),
@@ -95,7 +110,12 @@ BUGS = [
         "const Tap<T> at = y[y.edge(i)];",
         "const Tap<T> at{i, i, T(0)};",
     ),
-    bug("cpu/resample.hpp", "exact rows are not normalised", "row[x] = scale(low[x]);", "row[x] = low[x];"),
+    bug(DRAWING, "exact rows are not normalised", "blend<by, false>(", "blend<By::nothing, false>("),
+    bug(DRAWING, "the rest of a row's extremes is skipped", "any_nan(trace) ? 0 : x", "any_nan(trace) ? 0 : width"),
+    bug(DRAWING, "minimum instructions lose NaN", "any_nan(trace) ? 0 : x", "x"),
+    bug(DRAWING, "clamped values lose NaN", "lesser(Vector<T>(T(1)), scaled)", "lesser(scaled, Vector<T>(T(1)))"),
+    bug(DRAWING, "a cell too few is widened", "cell < in; ++cell", "cell + 1 < in; ++cell"),
+    bug("cpu/resample.hpp", "cells begin one late", "lows_[x] < cell)", "lows_[x] <= cell)"),
     bug(
         "cpu/resample.hpp",
         "out is taken to be dense",
@@ -110,7 +130,16 @@ BUGS = [
         "heatmap.sub(0, 2), small);\n            c",
     ),
     # cam.cpp, sums.hpp: pooling and summing
-    bug(CAM, "skipped tail of channels", "for (; c < channels; ++c)", "for (; c < 0; ++c)"),
+    bug(
+        ROWS,
+        "skipped tail of channels",
+        "for (; c < count; ++c) add_rows<Rule, T, 1>",
+        "for (; c < 0; ++c) add_rows<Rule, T, 1>",
+    ),
+    bug(ROWS, "skipped tail of folded channels", FOLDED, FOLDED.replace("c < count", "c < 0")),
+    bug(ROWS, "the rest of a small map is lost", "i = L - rest; i < L", "i = L; i < L"),
+    bug(ROWS, "the rest of a map is added twice", "sum += last_lanes(rest, ", "sum += last_lanes(int64_t{L}, "),
+    bug(ROWS, "the rest of a short row begins too early", "copy[L - rest + i]", "copy[i]"),
     bug(CAM, "skipped last block of channels", "(channels_ + block_ - 1) / block_", "channels_ / block_"),
     bug(CAM, "skipped tail of pooled pixels", POOL, POOL.replace(*FULL_TILES)),
     bug(CAM, "skipped tail of the map's pixels", MAP, MAP.replace(*FULL_TILES)),
@@ -128,12 +157,18 @@ BUGS = [
     bug(CAM, "later groups of classes drawn first", "image * classes_ + first}", "image * classes_}"),
     bug(CAM, "maps of later classes not cleared", "item.classes * pixels_, T(0)", "pixels_, T(0)"),
     bug(CAM, "one zero stride taken for two", "no_step(3) && no_step(4)", "no_step(3) || no_step(4)"),
-    bug("cpu/sums.hpp", "skipped tail of lanes", "i + j < length", "i + j < 0"),
+    bug(ROWS, "skipped tail of lanes", "if (rest > 0) d +=", "if (rest > 99) d +="),
+    bug(
+        ROWS,
+        "pooled rest counted twice",
+        "return last_lanes(rest, Rule::gather(load<T>(row",
+        "return (Rule::gather(load<T>(row",
+    ),
     bug("cpu/sums.hpp", "an odd block is left out", "i + apart < count", "i + 2 * apart <= count"),
     bug(
         "cpu/sums.hpp", "one long chain over channels", "(sixteenth + 7) / 8 * 8, 8, 128", "sixteenth * 16, 8, 1 << 20"
     ),
-    bug("cpu/sums.hpp", "one long chain over pixels", "lanes = 16", "lanes = 1"),
+    bug(ROWS, "one long chain over pixels", "    if (vectors >= 4) {", CHAIN),
     # tiles.hpp, dtype.hpp: reading
     bug("cpu/tiles.hpp", "swapped stride", "h * over_height_ + w * over_width", "h * width_ + w * over_width"),
     bug("cpu/tiles.hpp", "sliced rows taken to be dense", "(array.extent(-2) == 1 || over_height_ == width_)", "true"),

@@ -127,9 +127,27 @@ def test_extremes_are_exactly_0_and_1(rng):
             continue
         assert got.min() == 0
         assert got.max() == 1
-        assert np.array_equal(got, (raw - low) / (high - low))
+        exact = (raw - low).astype(np.float64) / float(high - low)
+        assert (np.abs(got - exact) <= 2**-22 * exact).all()
         peak = fusedcam.resize(heatmap, size, normalize="max")
-        assert np.array_equal(peak, raw / high if high > 0 else 0 * raw)
+        exact = raw.astype(np.float64) / float(high) if high > 0 else 0 * raw
+        assert (np.abs(peak - exact) <= 2**-22 * np.abs(exact)).all()
+        assert peak.max() == (high > 0)
+        for ordered in (got, peak):  # larger scores never become smaller values
+            assert (np.diff(ordered.ravel()[np.argsort(raw, axis=None)]) >= 0).all()
+
+
+def test_ranges_near_the_ends_of_the_exponents(rng):
+    """Where a range has no reciprocal that is a normal number."""
+    for size in (1e-45, 1e-40, 1e-38, 1e-30, 1e30, 3e38):
+        heatmap = rng.uniform(size=(9, 11)).astype(np.float32)
+        heatmap[0, :2] = 0, 1
+        heatmap *= np.float32(size)
+        for mode in ("minmax", "max"):
+            got = fusedcam.resize(heatmap, (9, 11), normalize=mode)
+            assert got.min() == 0
+            assert got.max() == 1
+            np.testing.assert_allclose(got, heatmap.astype(np.float64) / float(heatmap.max()), rtol=2e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("normalize", MODES)

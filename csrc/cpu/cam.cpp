@@ -5,32 +5,13 @@
 
 #include "../check.hpp"
 #include "../rules.hpp"
+#include "kernels.hpp"
 #include "resample.hpp"
 #include "sums.hpp"
 #include "tiles.hpp"
 
 namespace fusedcam::cpu {
 namespace {
-
-// map += sum over channels of apply(row, weight), one channel after the other; four at a time spares the map's
-// loads and stores and keeps that order.
-template <class Rule, class T>
-[[gnu::noinline]] void add_channels(T* __restrict map, Rows<T> rows, const T* weights, int64_t channels,
-                                    int64_t length) {
-    int64_t c = 0;
-    for (; c + 4 <= channels; c += 4) {
-        const T *r0 = rows[c], *r1 = rows[c + 1], *r2 = rows[c + 2], *r3 = rows[c + 3];
-        const T w0 = weights[c], w1 = weights[c + 1], w2 = weights[c + 2], w3 = weights[c + 3];
-        for (int64_t p = 0; p < length; ++p) {
-            T sum = map[p] + Rule::apply(r0[p], w0);
-            sum += Rule::apply(r1[p], w1);
-            sum += Rule::apply(r2[p], w2);
-            map[p] = sum + Rule::apply(r3[p], w3);
-        }
-    }
-    for (; c < channels; ++c)
-        for (int64_t p = 0; p < length; ++p) map[p] += Rule::apply(rows[c][p], weights[c]);
-}
 
 // An item is one image and a group of its classes, as many as keep the partial maps in cache.
 template <class Rule, class T>
@@ -49,9 +30,11 @@ class Cam {
           activations_(call.activations),
           gradients_(call.gradients),
           constant_(no_step(3) && no_step(4)),
+          in_place_(activations_.in_place() && (constant_ || gradients_.in_place())),
+          // The rows of several classes' channels stay in cache from one class to the next.
+          together_(in_place_ && group_ == 1 ? block_ : tile_channels),
           sums_size_(blocks_ * group_ * pixels_),
-          tile_size_(activations_.in_place() && (constant_ || gradients_.in_place()) ? 0 : TileReader<T>::buffer_size) {
-    }
+          tile_size_(in_place_ ? 0 : TileReader<T>::buffer_size) {}
 
     void run() {
         const int64_t items = call_.activations.extent(0) * groups_;
@@ -124,39 +107,67 @@ class Cam {
         const int64_t image = call_.activations.offset(item.image, 3), over_channels = call_.activations.strides[1];
         const int64_t begin = b * block_, end = std::min(channels_, begin + block_);
         T* partial = sums + b * group_ * pixels_;
+        if (in_place_ && !constant_ && item.classes == 1 && pixels_ <= longest_sum)
+            return fold_block(image + begin * over_channels,
+                              call_.gradients.offset(item.map, 3) + begin * call_.gradients.strides[2], end - begin,
+                              partial);
         std::fill_n(partial, item.classes * pixels_, T(0));
-        for (int64_t c = begin; c < end; c += tile_channels) {
-            const int64_t count = std::min(tile_channels, end - c);
+        for (int64_t c = begin; c < end; c += together_) {
+            const int64_t count = std::min(together_, end - c);
             for (int64_t k = 0; k < item.classes; ++k)
                 pool(call_.gradients.offset(item.map + k, 3) + c * call_.gradients.strides[2], count,
-                     scratch.weights + k * tile_channels, scratch.tile);
+                     scratch.weights + k * together_, scratch.tile);
             for (int64_t p = 0; p < pixels_; p += tile_pixels) {
                 const int64_t length = std::min(tile_pixels, pixels_ - p);
-                const Rows<T> rows = activations_.load(image + c * over_channels, count, p, length, scratch.tile);
-                for (int64_t k = 0; k < item.classes; ++k)
-                    add_channels<Rule>(partial + k * pixels_ + p, rows, scratch.weights + k * tile_channels, count,
-                                       length);
+                activations_.load(image + c * over_channels, count, p, length, scratch.tile,
+                                  [&](const auto* rows, int64_t step) {
+                                      for (int64_t k = 0; k < item.classes; ++k)
+                                          on(rows).add(rows, step, count, length, scratch.weights + k * together_,
+                                                       partial + k * pixels_ + p);
+                                  });
             }
         }
+    }
+
+    // Small maps of one class where they lie, in one go.
+    void fold_block(int64_t activations, int64_t gradients, int64_t count, T* partial) const {
+        activations_.with_element([&](auto element) {
+            const auto *a = call_.activations.at<const decltype(element)>(activations),
+                       *g = call_.gradients.at<const decltype(element)>(gradients);
+            on(a).fold(a, call_.activations.strides[1], g, call_.gradients.strides[2], count, pixels_, partial);
+        });
+    }
+
+    // The kernels for rows of these elements.
+    template <class Element>
+    const RowKernels<T, Element>& on(const Element*) const {
+        return kernels_.template rows<T, Element>(rules::index_of(Rule::name));
     }
 
     // alpha_c of `count` channels whose gradients begin at the offset `first`.
     void pool(int64_t first, int64_t count, T* weights, T* tile) const {
         if (constant_) {  // every pixel holds the mean
             const int64_t over_channels = call_.gradients.strides[2];
-            visit_dtype(call_.gradients.dtype, [&](auto element) {
-                const auto* from = call_.gradients.at<decltype(element)>(first);
+            gradients_.with_element([&](auto element) {
+                const auto* from = call_.gradients.at<const decltype(element)>(first);
                 for (int64_t c = 0; c < count; ++c)
                     weights[c] = Rule::weight(Rule::gather(static_cast<T>(widen(from[c * over_channels]))));
             });
             return;
         }
+        for (int64_t c = 0; c < count; c += tile_channels)
+            pool_tile(first + c * call_.gradients.strides[2], std::min(tile_channels, count - c), weights + c, tile);
+    }
+
+    void pool_tile(int64_t first, int64_t count, T* weights, T* tile) const {
         PairwiseSum<T> sums[tile_channels];
         for (int64_t c = 0; c < count; ++c) sums[c].reset();
         for (int64_t p = 0; p < pixels_; p += tile_pixels) {
             const int64_t length = std::min(tile_pixels, pixels_ - p);
-            const Rows<T> rows = gradients_.load(first, count, p, length, tile);
-            for (int64_t c = 0; c < count; ++c) sums[c].add(lane_sum<Rule>(rows[c], length));
+            T parts[tile_channels];
+            gradients_.load(first, count, p, length, tile,
+                            [&](const auto* rows, int64_t step) { on(rows).pool(rows, step, count, length, parts); });
+            for (int64_t c = 0; c < count; ++c) sums[c].add(parts[c]);
         }
         for (int64_t c = 0; c < count; ++c) weights[c] = Rule::weight(sums[c].total() / static_cast<T>(pixels_));
     }
@@ -186,11 +197,9 @@ class Cam {
     bool no_step(int axis) const { return call_.gradients.extent(axis) == 1 || call_.gradients.strides[axis] == 0; }
 
     size_t draw_bytes() const { return Workspace::bytes<T>(grid_.wide_size()) + Workspace::bytes<T>(grid_.row_size()); }
-    size_t scratch_bytes() const {
-        return Workspace::bytes<T>(group_ * tile_channels) + Workspace::bytes<T>(tile_size_);
-    }
+    size_t scratch_bytes() const { return Workspace::bytes<T>(group_ * together_) + Workspace::bytes<T>(tile_size_); }
     Scratch take_scratch(Workspace& space) const {
-        T* weights = space.take<T>(group_ * tile_channels);
+        T* weights = space.take<T>(group_ * together_);
         return {weights, space.take<T>(tile_size_)};
     }
 
@@ -198,8 +207,10 @@ class Cam {
     const int64_t classes_, channels_, pixels_, block_, blocks_, group_, groups_;
     const Grid<T> grid_;
     const TileReader<T> activations_, gradients_;
-    const bool constant_;
+    const bool constant_, in_place_;
+    const int64_t together_;  // channels pooled at once
     const int64_t sums_size_, tile_size_;
+    const Kernels& kernels_ = kernels();
     std::atomic<bool> not_finite_{false};
 };
 

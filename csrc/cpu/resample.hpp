@@ -7,6 +7,7 @@
 
 #include "../ops.hpp"
 #include "../sampling.hpp"
+#include "kernels.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
 
@@ -16,37 +17,80 @@ namespace fusedcam::cpu {
 template <class T>
 class Axis {
   public:
-    Axis(int64_t in, int64_t out) : in(in), out(out), identity(in == out) {
+    Axis(int64_t in, int64_t out) : in(in), out(out), identity(in == out), by_cells(!identity && out >= 4 * in) {
         if (!identity) fill();
     }
 
-    Tap<T> operator[](int64_t x) const { return identity ? still<T>(x) : taps_[x]; }
-    int64_t edge_count() const { return identity ? out : edge_count_; }
-    int64_t edge(int64_t i) const { return identity ? i : edges_[i]; }
+    Tap<T> operator[](int64_t x) const {
+        if (identity) return still<T>(x);
+        const T weight = weights_[x];
+        return {lows_[x], lows_[x] + (weight == T(0) ? 0 : 1), weight};
+    }
+    int64_t edge_count() const { return fusedcam::edge_count(in, out); }
+    int64_t edge(int64_t i) const { return out <= 2 * in ? i : edges_[i]; }
+    // The first index whose tap begins at each input, and the end.
+    const int32_t* starts() const { return starts_.get(); }
+    const T* weights() const { return weights_.get(); }
 
     const int64_t in, out;
     const bool identity;
+    const bool by_cells;  // long runs of outputs lie between the same two inputs
 
   private:
-    [[gnu::noinline]] void fill() {
-        taps_ = std::make_unique_for_overwrite<Tap<T>[]>(static_cast<size_t>(out));
-        for (int64_t x = 0; x < out; ++x) taps_[x] = tap<T>(x, in, out);
-        edge_count_ = fusedcam::edge_count(in, out);
-        edges_ = std::make_unique_for_overwrite<int64_t[]>(static_cast<size_t>(edge_count_));
-        for (int64_t i = 0; i < edge_count_; ++i) edges_[i] = fusedcam::edge(i, in, out);
+    template <class Entry>
+    static auto make(int64_t count) {
+        return std::make_unique_for_overwrite<Entry[]>(static_cast<size_t>(count));
     }
 
-    std::unique_ptr<Tap<T>[]> taps_;
+    // As `tap` for one index after the other: the same integers, by steps instead of divisions.
+    [[gnu::noinline]] void fill() {
+        lows_ = make<int32_t>(out);
+        weights_ = make<T>(out + padding);
+        const int64_t under = 2 * out, whole = 2 * in / under, part = 2 * in % under;
+        int64_t low = in >= out ? (in - out) / under : -((out - in + under - 1) / under);
+        int64_t rest = in - out - low * under;
+        const bool shorter = in < short_extent && out < short_extent;
+        for (int64_t x = 0; x < out; ++x) {
+            const bool inside = low >= 0 && low < in - 1;
+            lows_[x] = static_cast<int32_t>(std::clamp<int64_t>(low, 0, in - 1));
+            const T weight =
+                shorter ? static_cast<T>(static_cast<int32_t>(rest)) / static_cast<T>(static_cast<int32_t>(under))
+                        : static_cast<T>(static_cast<double>(rest) / static_cast<double>(under));
+            weights_[x] = inside ? weight : T(0);
+            low += whole;
+            rest += part;
+            if (rest >= under) {
+                rest -= under;
+                ++low;
+            }
+        }
+        std::fill_n(weights_.get() + out, padding, T(0));
+        if (by_cells) {
+            starts_ = make<int32_t>(in + 1);
+            int64_t x = 0;
+            for (int64_t cell = 0; cell <= in; ++cell) {
+                while (x < out && lows_[x] < cell) ++x;
+                starts_[cell] = static_cast<int32_t>(x);
+            }
+        }
+        if (out <= 2 * in) return;
+        edges_ = make<int64_t>(edge_count());
+        for (int64_t i = 0; i < edge_count(); ++i) edges_[i] = fusedcam::edge(i, in, out);
+    }
+
+    std::unique_ptr<int32_t[]> lows_, starts_;
+    std::unique_ptr<T[]> weights_;
     std::unique_ptr<int64_t[]> edges_;
-    int64_t edge_count_ = 0;
 };
 
 template <class T>
 struct Grid {
     Grid(Size from, Size to) : y(from.height, to.height), x(from.width, to.width) {}
 
-    // Elements of the buffer that `Resampled` widens a map into.
-    int64_t wide_size() const { return x.identity ? 0 : y.in * x.out; }
+    // Elements of the buffer that `Resampled` widens a map into: its rows, and their values at the edges of cells.
+    int64_t wide_size() const { return x.identity ? 0 : y.in * (x.out + edge_columns()) + padding; }
+    // Columns at which widened rows are looked at for extremes, apart from the rows; none where it is all of them.
+    int64_t edge_columns() const { return x.out > 2 * x.in ? x.edge_count() : 0; }
     // Elements of the buffer that `row` may write.
     int64_t row_size() const { return x.out; }
 
@@ -58,29 +102,36 @@ class Resampled {
   public:
     // map [H, W], dense; wide has room for grid.wide_size() elements.
     Resampled(const Grid<T>& grid, const T* map, T* wide) : grid_(grid), wide_(grid.x.identity ? map : wide) {
-        if (grid.x.identity) return;
+        const Axis<T>& x = grid.x;
+        if (x.identity) return;
         for (int64_t y = 0; y < grid.y.in; ++y) {
-            const T* from = map + y * grid.x.in;
-            T* to = wide + y * grid.x.out;
-            for (int64_t x = 0; x < grid.x.out; ++x) {
-                const Tap<T> at = grid.x[x];
-                to[x] = lerp(from[at.low], from[at.high], at.weight);
-            }
+            const T* from = map + y * x.in;
+            T* to = wide + y * x.out;
+            if (x.by_cells)
+                kernels_.widen(from, x.in, x.starts(), x.weights(), to);
+            else
+                for (int64_t i = 0; i < x.out; ++i) {
+                    const Tap<T> at = x[i];
+                    to[i] = lerp(from[at.low], from[at.high], at.weight);
+                }
         }
+        const int64_t columns = grid.edge_columns();
+        T* to = wide + grid.y.in * x.out + padding;
+        edges_ = columns ? to : nullptr;
+        for (int64_t y = 0; y < grid.y.in; ++y)
+            for (int64_t j = 0; j < columns; ++j) *to++ = wide[y * x.out + x.edge(j)];
     }
 
     // Within a coarse cell the interpolation is monotone along either axis, so its extremes lie at the cell's edges;
     // the small map's own extremes need not be reached by any output pixel.
     Extremes<T> extremes() const {
         Extremes<T> range;
-        const Axis<T>&x = grid_.x, &y = grid_.y;
+        const Axis<T>& y = grid_.y;
+        const T* rows = edges_ ? edges_ : wide_;
+        const int64_t width = edges_ ? grid_.edge_columns() : grid_.x.out;
         for (int64_t i = 0; i < y.edge_count(); ++i) {
             const Tap<T> at = y[y.edge(i)];
-            const T *low = wide_ + at.low * x.out, *high = wide_ + at.high * x.out;
-            for (int64_t j = 0; j < x.edge_count(); ++j) {
-                const int64_t column = x.edge(j);
-                range.add(lerp(low[column], high[column], at.weight));
-            }
+            kernels_.extremes(rows + at.low * width, rows + at.high * width, at.weight, width, range);
         }
         return range;
     }
@@ -90,30 +141,21 @@ class Resampled {
     }
 
     // Output row y, rescaled, in `row` [W'].
-    void row(int64_t y, const Rescale<T>& rescale, T* __restrict row) const {
+    void row(int64_t y, const Rescale<T>& rescale, T* row) const {
         const int64_t width = grid_.x.out;
         if (rescale.constant) {
             std::fill_n(row, width, rescale.fill);
             return;
         }
         const Tap<T> at = grid_.y[y];
-        const T *low = wide_ + at.low * width, *high = wide_ + at.high * width;
-        const Rescale<T> scale = rescale;
-        if (at.weight == T(0)) {
-            if (scale.identity)
-                std::copy_n(low, width, row);
-            else
-                for (int64_t x = 0; x < width; ++x) row[x] = scale(low[x]);
-            return;
-        }
-        for (int64_t x = 0; x < width; ++x) row[x] = lerp(low[x], high[x], at.weight);
-        if (scale.identity) return;
-        for (int64_t x = 0; x < width; ++x) row[x] = scale(row[x]);
+        kernels_.row(wide_ + at.low * width, wide_ + at.high * width, at.weight, rescale, width, row);
     }
 
   private:
     const Grid<T>& grid_;
     const T* wide_;
+    const T* edges_ = nullptr;  // [H, edge_columns]
+    const DrawKernels<T>& kernels_ = kernels().template draw<T>();
 };
 
 // heatmap [H, W] of any type and strides -> map [H, W], dense.

@@ -43,21 +43,6 @@ void pairwise_rows(T* rows, int64_t count, int64_t step, int64_t width) {
         }
 }
 
-// Sum of Rule::gather(row[i]) in 16 lanes; at most 1024 elements, so no lane is a chain of more than 64.
-template <class Rule, class T>
-[[gnu::noinline]] T lane_sum(const T* row, int64_t length) {
-    constexpr int lanes = 16;
-    T lane[lanes] = {};
-    int64_t i = 0;
-    for (; i + lanes <= length; i += lanes)
-        for (int j = 0; j < lanes; ++j) lane[j] += Rule::gather(row[i + j]);
-    for (int j = 0; i + j < length; ++j) lane[j] += Rule::gather(row[i + j]);
-    for (int half = lanes / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-    return lane[0];
-}
-
 // Channels that are summed in one chain. About 16 blocks, so that a single image has work for several threads.
 constexpr int64_t channel_block(int64_t channels) {
     const int64_t sixteenth = (channels + 15) / 16;

@@ -1,5 +1,6 @@
-// Reads [C, H, W] of any element type and strides as rows of T, one a channel: in place where it is dense, else
-// through a small buffer. The kernels see rows only, so their arithmetic and its order are the same for every layout.
+// Reads [C, H, W] of any element type and strides as dense rows, one a channel: where they lie and of their own type,
+// or through a small buffer of T. The kernels see rows only, so their arithmetic and its order are the same for every
+// layout.
 #pragma once
 
 #include <algorithm>
@@ -11,39 +12,47 @@ namespace fusedcam::cpu {
 constexpr int64_t tile_channels = 16;
 constexpr int64_t tile_pixels = 1024;
 
-// Rows of T, `step` elements apart.
-template <class T>
-struct Rows {
-    const T* first;
-    int64_t step;
-
-    const T* operator[](int64_t row) const { return first + row * step; }
-};
-
 template <class T>
 class TileReader {
   public:
     static constexpr int64_t buffer_size = tile_channels * tile_pixels;
 
-    // array [..., C, H, W]
+    // array [..., C, H, W], of float64 if T is double
     explicit TileReader(const ArrayView& array)
         : array_(array),
           width_(array.extent(-1)),
           over_channels_(array.stride(-3)),
           over_height_(array.stride(-2)),
           over_width_(array.stride(-1)),
-          in_place_(array.dtype == (sizeof(T) == 8 ? DType::float64 : DType::float32) &&
-                    (width_ == 1 || over_width_ == 1) && (array.extent(-2) == 1 || over_height_ == width_)) {}
+          in_place_((width_ == 1 || over_width_ == 1) && (array.extent(-2) == 1 || over_height_ == width_)) {}
 
-    // Whether rows are read where they lie; if not, `load` needs a buffer of buffer_size.
+    // Whether rows are read where they lie; if not, `load` needs a buffer of buffer_size and takes at most
+    // tile_channels.
     bool in_place() const { return in_place_; }
 
-    // Pixels [begin, begin + length) of `count` channels, the first of them at the offset `first`.
-    Rows<T> load(int64_t first, int64_t count, int64_t begin, int64_t length, T* buffer) const {
-        if (in_place_) return {array_.at<T>(first + begin), over_channels_};
-        visit_dtype(array_.dtype,
-                    [&](auto element) { gather<decltype(element)>(first, count, begin, length, buffer); });
-        return {buffer, tile_pixels};
+    // Calls visitor(rows, step) with pixels [begin, begin + length) of `count` channels, the first of them at the
+    // offset `first`.
+    template <class Visitor>
+    void load(int64_t first, int64_t count, int64_t begin, int64_t length, T* buffer, Visitor&& visitor) const {
+        with_element([&](auto element) {
+            using Element = decltype(element);
+            if (in_place_) return visitor(array_.at<const Element>(first + begin), over_channels_);
+            gather<Element>(first, count, begin, length, buffer);
+            visitor(static_cast<const T*>(buffer), tile_pixels);
+        });
+    }
+
+    // Calls visitor with a value of the elements' type.
+    template <class Visitor>
+    void with_element(Visitor&& visitor) const {
+        if constexpr (sizeof(T) == 8)
+            visitor(double{});
+        else if (array_.dtype == DType::float16)
+            visitor(Float16{});
+        else if (array_.dtype == DType::bfloat16)
+            visitor(BFloat16{});
+        else
+            visitor(float{});
     }
 
   private:

@@ -1,0 +1,98 @@
+// From a small map to output rows. Included by kernels.cpp.
+#pragma once
+
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace fusedcam::cpu {
+namespace {
+
+// As sampling.hpp's lerp, lane by lane.
+template <class T>
+FUSEDCAM_INLINE Vector<T> lerp_lanes(const Vector<T>& a, const Vector<T>& b, const Vector<T>& weight) {
+    return where_zero(weight, a, a + weight * (b - a));
+}
+
+template <class T>
+void widen_row(const T* from, int64_t in, const int32_t* starts, const T* weights, T* to) {
+    for (int64_t cell = 0; cell < in; ++cell) {
+        const Vector<T> a(from[cell]), b(from[cell + 1 < in ? cell + 1 : cell]);
+        // What is written too far belongs to the next cell, which comes next.
+        for (int64_t x = starts[cell]; x < starts[cell + 1]; x += lanes<T>)
+            store(to + x, lerp_lanes(a, b, load<T>(weights + x)));
+    }
+}
+
+// How a row's values are rescaled, known when it is compiled.
+enum class By { nothing, factor, divisor };
+
+// As Rescale's, lane by lane. NaN passes.
+template <By by, class T>
+FUSEDCAM_INLINE Vector<T> rescaled(const Vector<T>& value, const Rescale<T>& rescale) {
+    if constexpr (by == By::nothing) return value;
+    const Vector<T> from_offset = value - Vector<T>(rescale.offset);
+    const Vector<T> scaled =
+        by == By::divisor ? from_offset / Vector<T>(rescale.divisor) : from_offset * Vector<T>(rescale.factor);
+    return greater(Vector<T>(rescale.floor), lesser(Vector<T>(T(1)), scaled));
+}
+
+template <By by, bool between, class T>
+FUSEDCAM_INLINE void blend(const T* low, const T* high, T weight, Rescale<T> rescale, int64_t width, T* out) {
+    int64_t x = 0;
+    for (; x + lanes<T> <= width; x += lanes<T>) {
+        Vector<T> value = load<T>(low + x);
+        if (between) value = value + Vector<T>(weight) * (load<T>(high + x) - value);
+        store(out + x, rescaled<by>(value, rescale));
+    }
+    for (; x < width; ++x) {
+        const T value = between ? lerp(low[x], high[x], weight) : low[x];
+        out[x] = by == By::nothing ? value : rescale(value);
+    }
+}
+
+template <By by, class T>
+FUSEDCAM_INLINE void blend_any(const T* low, const T* high, T weight, const Rescale<T>& rescale, int64_t width,
+                               T* out) {
+    if (weight == T(0))
+        blend<by, false>(low, high, weight, rescale, width, out);
+    else
+        blend<by, true>(low, high, weight, rescale, width, out);
+}
+
+template <class T>
+void draw_row(const T* low, const T* high, T weight, const Rescale<T>& rescale, int64_t width, T* out) {
+    if (rescale.identity)
+        blend_any<By::nothing>(low, high, weight, rescale, width, out);
+    else if (rescale.divides)
+        blend_any<By::divisor>(low, high, weight, rescale, width, out);
+    else
+        blend_any<By::factor>(low, high, weight, rescale, width, out);
+}
+
+template <class T>
+void add_extremes(const T* low, const T* high, T weight, int64_t width, Extremes<T>& range) {
+    Vector<T> least(range.low), most(range.high), trace(T(0));
+    int64_t x = 0;
+    for (; x + lanes<T> <= width; x += lanes<T>) {
+        const Vector<T> a = load<T>(low + x);
+        const Vector<T> value = weight == T(0) ? a : a + Vector<T>(weight) * (load<T>(high + x) - a);
+        least = lesser(value, least);
+        most = greater(value, most);
+        trace += value - value;  // NaN once a value was, or infinite
+    }
+    T ends[2][lanes<T>];
+    store(ends[0], least);
+    store(ends[1], most);
+    for (int i = 0; i < lanes<T>; ++i) {
+        range.low = ends[0][i] < range.low ? ends[0][i] : range.low;
+        range.high = ends[1][i] > range.high ? ends[1][i] : range.high;
+    }
+    int64_t again = any_nan(trace) ? 0 : x;  // one by one, where a minimum may have lost a NaN
+    for (; again < width; ++again) range.add(lerp(low[again], high[again], weight));
+}
+
+template <class T>
+constexpr DrawKernels<T> draw_kernels{widen_row<T>, draw_row<T>, add_extremes<T>};
+
+}  // namespace
+}  // namespace fusedcam::cpu

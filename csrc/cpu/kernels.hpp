@@ -1,0 +1,79 @@
+// The innermost loops, compiled once for every instruction set and chosen when they are first needed. Plain pointers
+// only: what an instruction set's file calls must not be shared with the others' code.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+#include "../dtype.hpp"
+#include "../rules.hpp"
+#include "../sampling.hpp"
+
+namespace fusedcam::cpu {
+
+constexpr int64_t longest_sum = 1024;  // elements that `pool` adds up: its chains are 32 long
+constexpr int64_t folded_pixels = 64;  // of a map that `fold` keeps in registers
+constexpr int64_t padding = 8;         // elements that may be written after a row of `widen`, and read after weights
+
+// Of one rule, elements of one type and sums of T. Rows are dense, `step` elements apart.
+template <class T, class Element>
+struct RowKernels {
+    // sums[c] = sum of Rule::gather over the first `length` elements of row c.
+    void (*pool)(const Element* rows, int64_t step, int64_t count, int64_t length, T* sums);
+    // map[p] += Rule::apply(rows[c][p], weights[c]) for one channel after the other.
+    void (*add)(const Element* rows, int64_t step, int64_t count, int64_t length, const T* weights, T* map);
+    // Both for whole channels of small maps: map[p] = the sum, with the bits that pool and add would give.
+    void (*fold)(const Element* activations, int64_t activations_step, const Element* gradients, int64_t gradients_step,
+                 int64_t count, int64_t length, T* map);
+};
+
+template <class T>
+struct DrawKernels {
+    // to[x] = lerp(from[c], from[c + 1], weights[x]) for x from starts[c] to starts[c + 1], for each of `in` cells.
+    void (*widen)(const T* from, int64_t in, const int32_t* starts, const T* weights, T* to);
+    // out[x] = lerp(low[x], high[x], weight), rescaled unless it is the identity.
+    void (*row)(const T* low, const T* high, T weight, const Rescale<T>& rescale, int64_t width, T* out);
+    // Adds the same, unscaled, to the extremes.
+    void (*extremes)(const T* low, const T* high, T weight, int64_t width, Extremes<T>& range);
+};
+
+struct Kernels {
+    static constexpr int rules = std::tuple_size_v<rules::All>;
+
+    const char* name;
+    RowKernels<float, float> float32[rules];
+    RowKernels<float, Float16> float16[rules];
+    RowKernels<float, BFloat16> bfloat16[rules];
+    RowKernels<double, double> float64[rules];
+    DrawKernels<float> draw32;
+    DrawKernels<double> draw64;
+
+    template <class T, class Element>
+    const RowKernels<T, Element>& rows(int rule) const {
+        if constexpr (std::is_same_v<Element, Float16>)
+            return float16[rule];
+        else if constexpr (std::is_same_v<Element, BFloat16>)
+            return bfloat16[rule];
+        else if constexpr (std::is_same_v<Element, double>)
+            return float64[rule];
+        else
+            return float32[rule];
+    }
+    template <class T>
+    const DrawKernels<T>& draw() const {
+        if constexpr (std::is_same_v<T, double>)
+            return draw64;
+        else
+            return draw32;
+    }
+};
+
+// Those that this processor runs, the best first; null past the last.
+const Kernels* kernels_of_level(int index);
+
+// The best that this processor runs, or what FUSEDCAM_SIMD names. Throws std::invalid_argument where it names none.
+const Kernels& kernels();
+
+}  // namespace fusedcam::cpu

@@ -1,0 +1,178 @@
+// The innermost loops of every instruction set that this processor runs: their bits are the same, and the values right.
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "check.hpp"
+#include "cpu/resample.hpp"
+
+using namespace fusedcam;
+using namespace fusedcam::cpu;
+using test::integer;
+using test::normal;
+
+namespace {
+
+// Memory that ends where it ends, so that ASan sees an element too many.
+template <class T>
+struct Buffer {
+    explicit Buffer(int64_t count) : data(new T[static_cast<size_t>(count)]), count(count) {}
+    T& operator[](int64_t i) const { return data[static_cast<size_t>(i)]; }
+    bool operator==(const Buffer& other) const {
+        return !std::memcmp(data.get(), other.data.get(), sizeof(T) * static_cast<size_t>(count));
+    }
+    std::unique_ptr<T[]> data;
+    int64_t count;
+};
+
+template <class T, class Element>
+Element any() {
+    if constexpr (std::is_same_v<Element, Float16>)  // up to 2, and subnormal ones
+        return {static_cast<uint16_t>(integer(0, 0x3fff) | integer(0, 1) << 15)};
+    else if constexpr (std::is_same_v<Element, BFloat16>)
+        return {static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(normal())) >> 16)};
+    else
+        return static_cast<T>(normal());
+}
+
+template <class T, class Element>
+void rows_of() {
+    for (int round = 0; round < 400; ++round) {
+        const int64_t length = integer(1, round % 4 ? 80 : 1024), count = integer(1, 37), step = length + integer(0, 9);
+        Buffer<Element> a(step * (count - 1) + length), g(step * (count - 1) + length);
+        for (int64_t i = 0; i < a.count; ++i) a[i] = any<T, Element>(), g[i] = any<T, Element>();
+        Buffer<T> weights(count), start(length);
+        for (int64_t c = 0; c < count; ++c) weights[c] = static_cast<T>(normal());
+        for (int64_t p = 0; p < length; ++p) start[p] = static_cast<T>(normal());
+        std::vector<Buffer<T>> sums, maps, folded;
+        for (int level = 0; const Kernels* kernels = kernels_of_level(level); ++level) {
+            const RowKernels<T, Element>& rows = kernels->rows<T, Element>(0);
+            Buffer<T>&sum = sums.emplace_back(count), &map = maps.emplace_back(length),
+            &fold = folded.emplace_back(length);
+            rows.pool(g.data.get(), step, count, length, sum.data.get());
+            std::copy_n(start.data.get(), length, map.data.get());
+            rows.add(a.data.get(), step, count, length, weights.data.get(), map.data.get());
+            rows.fold(a.data.get(), step, g.data.get(), step, count, length, fold.data.get());
+            CHECK(sum == sums[0] && map == maps[0] && fold == folded[0], "%s: length %d, %d channels", kernels->name,
+                  int(length), int(count));
+        }
+        const double unit = sizeof(T) == 8 ? 1e-14 : 3e-6;
+        std::vector<double> means(static_cast<size_t>(count));
+        for (int64_t c = 0; c < count; ++c) {
+            double exact = 0, size = 0;
+            for (int64_t p = 0; p < length; ++p) {
+                const double value = static_cast<double>(widen(g[c * step + p]));
+                exact += value;
+                size += std::abs(value);
+            }
+            means[static_cast<size_t>(c)] = exact / static_cast<double>(length);
+            CHECK(std::abs(sums[0][c] - exact) <= unit * size, "sum of %d", int(length));
+        }
+        for (int64_t p = 0; p < length; ++p) {
+            double exact = start[p], size = std::abs(exact), fold = 0, fold_size = 0;
+            for (int64_t c = 0; c < count; ++c) {
+                const double value = static_cast<double>(widen(a[c * step + p]));
+                exact += value * weights[c];
+                size += std::abs(value * weights[c]);
+                fold += value * means[static_cast<size_t>(c)];
+                double mean_size = 0;
+                for (int64_t q = 0; q < length; ++q)
+                    mean_size += std::abs(static_cast<double>(widen(g[c * step + q]))) / static_cast<double>(length);
+                fold_size += std::abs(value) * mean_size;
+            }
+            CHECK(std::abs(maps[0][p] - exact) <= unit * size, "pixel %d of %d", int(p), int(length));
+            CHECK(std::abs(folded[0][p] - fold) <= unit * fold_size, "folded pixel %d of %d", int(p), int(length));
+        }
+    }
+}
+
+template <class T>
+void drawing() {
+    for (int round = 0; round < 300; ++round) {
+        const int64_t width = integer(1, 70);
+        Buffer<T> low(width), high(width);
+        for (int64_t x = 0; x < width; ++x) low[x] = static_cast<T>(normal()), high[x] = static_cast<T>(normal());
+        if (round % 5 == 0) low[integer(0, width - 1)] = std::numeric_limits<T>::quiet_NaN();
+        if (round % 7 == 0) high[integer(0, width - 1)] = std::numeric_limits<T>::infinity();
+        const T weight = round % 3 ? static_cast<T>(integer(1, 99)) / T(100) : T(0);
+        Extremes<T> exact;
+        for (int64_t x = 0; x < width; ++x) exact.add(lerp(low[x], high[x], weight));
+        for (const Normalize mode : {Normalize::none, Normalize::minmax, Normalize::max})
+            for (const T range : {T(1), T(1e-35)}) {
+                const Rescale<T> rescale(mode, {T(-2) * range, T(2) * range});
+                for (int level = 0; const Kernels* kernels = kernels_of_level(level); ++level) {
+                    Buffer<T> out(width);
+                    kernels->draw<T>().row(low.data.get(), high.data.get(), weight, rescale, width, out.data.get());
+                    Extremes<T> found;
+                    kernels->draw<T>().extremes(low.data.get(), high.data.get(), weight, width, found);
+                    const auto same = [](T a, T b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+                    CHECK(same(found.low, exact.low) && same(found.high, exact.high), "%s: extremes", kernels->name);
+                    for (int64_t x = 0; x < width; ++x) {
+                        const T value = lerp(low[x], high[x], weight);
+                        CHECK(same(out[x], rescale.identity ? value : rescale(value)), "%s: column %d of %d",
+                              kernels->name, int(x), int(width));
+                    }
+                }
+            }
+    }
+}
+
+}  // namespace
+
+TEST_CASE(rows_of_float32) { rows_of<float, float>(); }
+TEST_CASE(rows_of_float16) { rows_of<float, Float16>(); }
+TEST_CASE(rows_of_bfloat16) { rows_of<float, BFloat16>(); }
+TEST_CASE(rows_of_float64) { rows_of<double, double>(); }
+
+TEST_CASE(every_half_is_loaded_as_it_widens) {
+    for (int level = 0; const Kernels* kernels = kernels_of_level(level); ++level)
+        for (uint32_t bits = 0; bits < 65536; bits += 8) {
+            uint16_t halves[8];
+            for (uint32_t i = 0; i < 8; ++i) halves[i] = static_cast<uint16_t>(bits + i);
+            const float one = 1;
+            float loaded[2][8] = {};
+            kernels->rows<float, Float16>(0).add(reinterpret_cast<const Float16*>(halves), 8, 1, 8, &one, loaded[0]);
+            kernels->rows<float, BFloat16>(0).add(reinterpret_cast<const BFloat16*>(halves), 8, 1, 8, &one, loaded[1]);
+            for (int i = 0; i < 8; ++i) {
+                const float exact[2] = {widen(Float16{halves[i]}), widen(BFloat16{halves[i]})};
+                for (int kind = 0; kind < 2; ++kind)
+                    CHECK(loaded[kind][i] == exact[kind] || (std::isnan(loaded[kind][i]) && std::isnan(exact[kind])),
+                          "%s: bits %x", kernels->name, halves[i]);
+            }
+        }
+}
+
+TEST_CASE(rows_are_drawn_as_lerp_and_rescale_say) {
+    drawing<float>();
+    drawing<double>();
+}
+
+TEST_CASE(an_axis_has_the_taps_of_its_indices) {
+    for (int round = 0; round < 600; ++round) {
+        const int64_t in = integer(1, round % 2 ? 40 : 3000), out = integer(1, round % 3 ? 400 : 70000);
+        const Axis<float> axis(in, out);
+        for (int64_t x = 0; x < out; ++x) {
+            const Tap<float> got = axis[x], exact = tap<float>(x, in, out);
+            CHECK(got.low == exact.low && got.high == exact.high && got.weight == exact.weight, "%d of %d from %d",
+                  int(x), int(out), int(in));
+        }
+    }
+}
+
+TEST_CASE(rows_are_widened_by_cells) {
+    for (int level = 0; const Kernels* kernels = kernels_of_level(level); ++level)
+        for (int round = 0; round < 300; ++round) {
+            const int64_t in = integer(1, 20), out = in * 4 + integer(0, 200);
+            const Axis<float> axis(in, out);
+            CHECK(axis.by_cells);
+            Buffer<float> from(in), to(out + padding);
+            for (int64_t i = 0; i < in; ++i) from[i] = static_cast<float>(normal());
+            kernels->draw32.widen(from.data.get(), in, axis.starts(), axis.weights(), to.data.get());
+            for (int64_t x = 0; x < out; ++x) {
+                const Tap<float> at = axis[x];
+                CHECK(to[x] == lerp(from[at.low], from[at.high], at.weight), "%d of %d from %d", int(x), int(out),
+                      int(in));
+            }
+        }
+}
