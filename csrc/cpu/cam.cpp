@@ -107,7 +107,7 @@ class Cam {
         const int64_t image = call_.activations.offset(item.image, 3), over_channels = call_.activations.strides[1];
         const int64_t begin = b * block_, end = std::min(channels_, begin + block_);
         T* partial = sums + b * group_ * pixels_;
-        if (in_place_ && !constant_ && item.classes == 1 && pixels_ <= longest_sum)
+        if (in_place_ && !constant_ && item.classes == 1)
             return fold_block(image + begin * over_channels,
                               call_.gradients.offset(item.map, 3) + begin * call_.gradients.strides[2], end - begin,
                               partial);

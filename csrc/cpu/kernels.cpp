@@ -1,6 +1,7 @@
 // Compiled once for every instruction set, as `FUSEDCAM_LEVEL`. Everything but the table is this file's own: a function
 // that another file has too could be taken from here by the linker and run where there are no such instructions.
 #include "draw_kernels.hpp"
+#include "paint_kernels.hpp"
 #include "row_kernels.hpp"
 
 #define FUSEDCAM_QUOTED(name) #name
@@ -25,6 +26,7 @@ constexpr Kernels make() {
     fill(made.float64, all);
     made.draw32 = draw_kernels<float>;
     made.draw64 = draw_kernels<double>;
+    made.paint = paint_kernels;
     return made;
 }
 

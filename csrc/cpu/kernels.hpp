@@ -24,7 +24,7 @@ struct RowKernels {
     void (*pool)(const Element* rows, int64_t step, int64_t count, int64_t length, T* sums);
     // map[p] += Rule::apply(rows[c][p], weights[c]) for one channel after the other.
     void (*add)(const Element* rows, int64_t step, int64_t count, int64_t length, const T* weights, T* map);
-    // Both for whole channels of small maps: map[p] = the sum, with the bits that pool and add would give.
+    // Both for whole channels: map[p] = the sum, with the bits that pool and add would give.
     void (*fold)(const Element* activations, int64_t activations_step, const Element* gradients, int64_t gradients_step,
                  int64_t count, int64_t length, T* map);
 };
@@ -39,6 +39,22 @@ struct DrawKernels {
     void (*extremes)(const T* low, const T* high, T weight, int64_t width, Extremes<T>& range);
 };
 
+constexpr int32_t unknown_colour = 256;  // the index of NaN, past the palette's last
+
+struct PaintKernels {
+    // The palette's row for each value; whether none of them is NaN.
+    bool (*index32)(const float* row, int64_t width, int32_t* index);
+    bool (*index64)(const double* row, int64_t width, int32_t* index);
+    // out [width, 3] dense, but for the last pixel; palette [257, 4].
+    void (*colour)(const int32_t* index, int64_t width, const uint8_t* palette, uint8_t* out);
+    // The same, out = nearest(rest * image + above); above [257, 4] is the palette times the colour's share.
+    void (*blend)(const int32_t* index, int64_t width, const double* above, double rest, const uint8_t* image,
+                  uint8_t* out);
+    // out = (share * colour + (256 - share) * image) / 256, rounded to nearest, halves up: exact, as blend is where the
+    // share is a multiple of 1 / 256. `out` may be `colours`.
+    void (*mix)(const uint8_t* colours, const uint8_t* image, int64_t count, int share, uint8_t* out);
+};
+
 struct Kernels {
     static constexpr int rules = std::tuple_size_v<rules::All>;
 
@@ -49,6 +65,7 @@ struct Kernels {
     RowKernels<double, double> float64[rules];
     DrawKernels<float> draw32;
     DrawKernels<double> draw64;
+    PaintKernels paint;
 
     template <class T, class Element>
     const RowKernels<T, Element>& rows(int rule) const {

@@ -3,6 +3,7 @@
 
 #include "kernels.hpp"
 #include "simd.hpp"
+#include "sums.hpp"
 
 namespace fusedcam::cpu {
 namespace {
@@ -23,10 +24,17 @@ FUSEDCAM_INLINE Vector<T> gathered_rest(const Element* row, int64_t length, int6
     return last_lanes(rest, Rule::gather(load<T>(static_cast<const T*>(copy))));
 }
 
+// Brings `bytes` that will be read soon towards the cache. They are read while others are: one stream alone does not
+// keep the memory busy.
+template <int bytes, class Element>
+FUSEDCAM_INLINE void fetch(const Element* from) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(from) + i);
+}
+
 // Sum of Rule::gather over a row, not yet across lanes: four vectors in turn. `full` is its number of whole vectors
-// where that is known; negative where it is not.
+// where that is known; negative where it is not, and then as much of another row is fetched.
 template <class Rule, class T, int full, class Element>
-FUSEDCAM_INLINE Vector<T> row_sum(const Element* row, int64_t length) {
+FUSEDCAM_INLINE Vector<T> row_sum(const Element* row, int64_t length, const Element* other = nullptr) {
     constexpr int L = lanes<T>;
     const int64_t vectors = full >= 0 ? full : length / L, rest = length - vectors * L;
     Vector<T> a(T(0)), b(T(0)), c(T(0)), d(T(0));
@@ -34,7 +42,10 @@ FUSEDCAM_INLINE Vector<T> row_sum(const Element* row, int64_t length) {
     int64_t v = 0;
     if (vectors >= 4) {
         a = at(0), b = at(1), c = at(2), d = at(3);
-        for (v = 4; v + 4 <= vectors; v += 4) a += at(v), b += at(v + 1), c += at(v + 2), d += at(v + 3);
+        for (v = 4; v + 4 <= vectors; v += 4) {
+            if (full < 0 && other) fetch<4 * L* int{sizeof(Element)}>(other + v * L);
+            a += at(v), b += at(v + 1), c += at(v + 2), d += at(v + 3);
+        }
     }
     if (v < vectors) a += at(v);
     if (v + 1 < vectors) b += at(v + 1);
@@ -53,6 +64,19 @@ void pool(const Element* rows, int64_t step, int64_t count, int64_t length, T* s
         sums_of(four, sums + c);
     }
     for (; c < count; ++c) sums[c] = sum_of(row_sum<Rule, T, -1>(rows + c * step, length));
+}
+
+// The sum over a row of any length, by pieces of longest_sum as the caller of `pool` has them; meanwhile the other row
+// is fetched.
+template <class Rule, class T, class Element>
+FUSEDCAM_INLINE T pooled(const Element* row, int64_t length, const Element* other) {
+    PairwiseSum<T> sums;
+    sums.reset();
+    for (int64_t p = 0; p < length; p += longest_sum) {
+        const int64_t piece = length - p < longest_sum ? length - p : longest_sum;
+        sums.add(sum_of(row_sum<Rule, T, -1>(row + p, piece, other + p)));
+    }
+    return sums.total();
 }
 
 // A map of `full` whole vectors and maybe one more, in registers. The last one's first lanes belong to the one before
@@ -117,14 +141,17 @@ void add_small(const Element* rows, int64_t step, int64_t count, int64_t length,
     sums.write(map);
 }
 
-// `together` channels at once, which spares the map's loads and stores.
+// `together` channels at once, which spares the map's loads and stores. `ahead`, if there is one, is fetched meanwhile,
+// as much as is read.
 template <class Rule, class T, int together, class Element>
-FUSEDCAM_INLINE void add_rows(const Element* rows, int64_t step, int64_t length, const T* weights, T* map) {
+FUSEDCAM_INLINE void add_rows(const Element* rows, int64_t step, int64_t length, const T* weights, T* map,
+                              const Element* ahead = nullptr) {
     constexpr int L = lanes<T>;
     Vector<T> all[together];
     for (int j = 0; j < together; ++j) all[j] = Vector<T>(weights[j]);
     int64_t p = 0;
     for (; p + L <= length; p += L) {
+        if (ahead) fetch<together * L* int{sizeof(Element)}>(ahead + p * together);
         Vector<T> sum = load<T>(map + p);
 #pragma GCC unroll 8
         for (int j = 0; j < together; ++j) sum += Rule::apply(load<T>(rows + j * step + p), all[j]);
@@ -179,14 +206,24 @@ void fold(const Element* activations, int64_t activations_step, const Element* g
             fold_small<Rule, T, full()>(activations, activations_step, gradients, gradients_step, count, length, map);
         }))
         return;
-    constexpr int64_t together = 16;
     for (int64_t p = 0; p < length; ++p) map[p] = T(0);
-    for (int64_t c = 0; c < count; c += together) {
-        const int64_t channels = count - c < together ? count - c : together;
+    constexpr int together = 8;
+    int64_t c = 0;
+    for (; c + together <= count; c += together) {
+        const Element *a = activations + c * activations_step, *g = gradients + c * gradients_step;
         T weights[together];
-        pool<Rule, T>(gradients + c * gradients_step, gradients_step, channels, length, weights);
-        for (int64_t j = 0; j < channels; ++j) weights[j] = Rule::weight(weights[j] / static_cast<T>(length));
-        add<Rule, T>(activations + c * activations_step, activations_step, channels, length, weights, map);
+        for (int j = 0; j < together; ++j)
+            weights[j] = Rule::weight(pooled<Rule, T>(g + j * gradients_step, length, a + j * activations_step) /
+                                      static_cast<T>(length));
+        const bool more = c + 2 * together <= count;
+        add_rows<Rule, T, together>(a, activations_step, length, weights, map,
+                                    more ? g + together * gradients_step : nullptr);
+    }
+    for (; c < count; ++c) {
+        const Element* a = activations + c * activations_step;
+        const T weight =
+            Rule::weight(pooled<Rule, T>(gradients + c * gradients_step, length, a) / static_cast<T>(length));
+        add_rows<Rule, T, 1>(a, activations_step, length, &weight, map);
     }
 }
 

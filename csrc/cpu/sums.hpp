@@ -5,22 +5,25 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../dtype.hpp"
+
 namespace fusedcam::cpu {
 
+// Always inline, since kernels of several instruction sets use it.
 // Adds values as they come in pairs, pairs of pairs and so on; a remainder joins its larger neighbour at the end.
 template <class T>
 class PairwiseSum {
   public:
-    void reset() {
+    FUSEDCAM_HD void reset() {
         depth_ = 0;
         count_ = 0;
     }
-    void add(T value) {
+    FUSEDCAM_HD void add(T value) {
         for (uint64_t carry = count_; carry & 1; carry >>= 1) value = partial_[--depth_] + value;
         partial_[depth_++] = value;
         ++count_;
     }
-    T total() const {
+    FUSEDCAM_HD T total() const {
         T sum = depth_ ? partial_[depth_ - 1] : T(0);
         for (int level = depth_ - 2; level >= 0; --level) sum = partial_[level] + sum;
         return sum;

@@ -32,6 +32,9 @@ class Workspace {
         return piece;
     }
 
+    // All pieces are given back.
+    void reset() { next_ = heap_ ? heap_.get() : inline_; }
+
   private:
     static constexpr size_t alignment = 64;
     struct Free {
