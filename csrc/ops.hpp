@@ -95,6 +95,8 @@ struct Description {
     std::string thread_runtime;  // the file of the OpenMP runtime, or why there is none
 };
 Description describe();
+// Large calls use no more threads than that from now on; 0 for no limit but the runtime's.
+void limit_threads(int count);
 
 void cam(const CamCall& call);
 void resize(const ResizeCall& call);

@@ -31,15 +31,15 @@ class Failed(RuntimeError):
 class Copy:
     """A copy of the sources in `folder`, with CMake's options ON that are named."""
 
-    def __init__(self, folder: Path, *options: str, quick: bool = True) -> None:
+    def __init__(self, folder: Path, *options: str, quick: bool = True, root: Path = ROOT) -> None:
         self.folder = folder.resolve()
         self.folder.mkdir(exist_ok=True)
         self.package = self.folder / "python"
         for name in COPIED:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            if (root / name).is_dir():
+                shutil.copytree(root / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
             else:
-                shutil.copy(ROOT / name, self.folder / name)
+                shutil.copy(root / name, self.folder / name)
         if quick:
             self.edit("CMakeLists.txt", QUICK)
         tools = Path(sys.executable).parent

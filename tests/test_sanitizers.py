@@ -75,20 +75,20 @@ def test_random_calls_under_sanitizers(sanitized, threads):
 
 # In a file that is compiled quickly: what is planted, and what has to be said of it.
 PLANTED = {
-    "read beyond an array": ("from[c * image.strides[2]]", "from[(c + 1) * image.strides[2]]", "READ of size"),
-    "write beyond an array": (
-        "to[c * out.strides[2]] = known",
-        "to[(c + 1) * out.strides[2]] = known",
-        "WRITE of size|memory was written to that is not out's",
-    ),
-    "read beyond scratch": (
-        "colour_index(row[x]) : 0];\n        for (int c = 0; c < 3; ++c) to",
-        "colour_index(row[x + 1]) : 0];\n        for (int c = 0; c < 3; ++c) to",
+    "read beyond an array": (
+        "image[x * step + c * colour_step]",
+        "image[x * step + (c + 9) * colour_step]",
         "READ of size",
     ),
+    "write beyond an array": (
+        "c * out.strides[2]] = whole",
+        "(c + 1) * out.strides[2]] = whole",
+        "WRITE of size|memory was written to that is not out's",
+    ),
+    "write beyond scratch": ("index32(row, width, index)", "index32(row, width + 1, index)", "(READ|WRITE) of size"),
     "overflow": (
-        "    const double share = ",
-        "    if (INT64_MAX - 1 + out.extent(1) == 0) return;\n    const double share = ",
+        "    const Painter<T> painter(call);\n",
+        "    const Painter<T> painter(call);\n    if (INT64_MAX - 1 + call.out.extent(-2) == 0) return;\n",
         "signed integer overflow",
     ),
 }
@@ -121,3 +121,23 @@ def test_cpp_tests_as_compiled_for_users(tmp_path):
     copy.run("cmake", "-Bbuild", f"-DFUSEDCAM_DLPACK_HEADER={header}")
     copy.build("_cpu", "test_ops", "abi_check")
     cpp_tests(copy)
+
+
+def test_no_race_between_threads(tmp_path):
+    """The loops that are shared out, over std::thread: ThreadSanitizer cannot see into the OpenMP runtime."""
+    copy = Copy(tmp_path, "FUSEDCAM_TESTS", "FUSEDCAM_WARNINGS_AS_ERRORS", "FUSEDCAM_SANITIZE=thread")
+    copy.build("test_ops")
+    cpp_tests(copy)
+
+
+def test_a_race_is_reported(tmp_path):
+    copy = Copy(tmp_path, "FUSEDCAM_TESTS", "FUSEDCAM_SANITIZE=thread")
+    shared = "Workspace rows(Workspace::bytes<T>(grid_.row_size()));"
+    old = "const Resampled<T> resampled(grid_, finish(k, sums), wide);\n            const Rescale<T> rescale"
+    copy.edit(
+        "csrc/cpu/cam.cpp",
+        ((shared, ""), (old, f"{shared}\n            {old}"), ("rows.take<T>(grid_.row_size()));", "wide);")),
+    )
+    copy.build("test_ops")
+    with pytest.raises(Failed, match="ThreadSanitizer: data race"):
+        cpp_tests(copy)

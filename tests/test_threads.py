@@ -87,6 +87,27 @@ def test_any_number_of_threads(op, N, large, rng):
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
+@pytest.mark.usefixtures("keep_threads")
+def test_a_limit_of_our_own(large):
+    """Below the runtime's setting, which it cannot raise and does not change."""
+    whole = fusedcam.cam(*large, size=90)
+    torch.set_num_threads(3)
+    try:
+        for limit, threads in ((2, 2), (np.int64(1), 1), (2**40, 3), (None, 3)):
+            fusedcam.set_num_threads(limit)
+            assert fusedcam.info()["threads"] == threads
+            assert torch.get_num_threads() == 3
+            assert np.array_equal(fusedcam.cam(*large, size=90), whole)
+        for wrong, error in ((0, ValueError), (-1, ValueError), (True, TypeError), ("2", TypeError), (1.5, TypeError)):
+            with pytest.raises(
+                error, match=r"set_num_threads: count is .*; accepted: an integer of at least 1, or None"
+            ):
+                fusedcam.set_num_threads(wrong)
+        assert fusedcam.info()["threads"] == 3
+    finally:
+        fusedcam.set_num_threads(None)
+
+
 def without_torch() -> None:
     import sys
 

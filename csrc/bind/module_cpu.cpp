@@ -28,4 +28,7 @@ PYBIND11_MODULE(_cpu, module) {
                             py::arg("thread_runtime") = thread_runtime);
         },
         "The instruction set, the threads and the OpenMP runtime of the kernels.");
+    module.def(
+        "limit_threads", [](int count) { cpu::limit_threads(count); }, py::arg("count"), py::pos_only(),
+        "No more threads than that; 0 for no limit.");
 }

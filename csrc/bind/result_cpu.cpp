@@ -1,4 +1,6 @@
 // Arrays out, on the CPU: memory of our own that the framework adopts, or NumPy's.
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -11,12 +13,27 @@ namespace {
 
 void free_block(dlpack::ManagedVersioned* block) { std::free(block); }
 
+// Memory for `bytes`. From some megabytes on, the first touch of every small page costs as much as many writes to it,
+// so that the system is asked for large ones. Not aligned to them: memory that malloc has at hand was touched before.
+void* allocate(size_t bytes) {
+    void* memory = std::malloc(bytes);
+#if defined(MADV_HUGEPAGE)
+    constexpr uintptr_t large_page = 2 << 20, from = 4 << 20;
+    if (memory && bytes >= from) {
+        const uintptr_t start = reinterpret_cast<uintptr_t>(memory),
+                        begin = (start + large_page - 1) & ~(large_page - 1), end = (start + bytes) & ~(large_page - 1);
+        madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // refused, it stays as it is
+    }
+#endif
+    return memory;
+}
+
 // One allocation holds the struct, shape and strides, and the elements, aligned as every framework likes them.
 dlpack::ManagedVersioned* new_block(const Shape& shape, DType dtype) {
     constexpr uintptr_t alignment = 64;
     const size_t head = sizeof(dlpack::ManagedVersioned) + 2 * sizeof(int64_t) * static_cast<size_t>(shape.rank);
     const size_t body = static_cast<size_t>(shape.count()) * static_cast<size_t>(item_size(dtype));
-    void* memory = std::malloc(head + body + alignment);  // aligned by hand: aligned_alloc takes three times as long
+    void* memory = allocate(head + body + alignment);  // aligned by hand: aligned_alloc takes three times as long
     if (!memory) throw std::bad_alloc();
     auto* block = new (memory) dlpack::ManagedVersioned;
     auto* extents = reinterpret_cast<int64_t*>(block + 1);

@@ -9,8 +9,15 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <mutex>
+
+#include "../ops.hpp"
+
+#if defined(FUSEDCAM_STD_THREADS)
+#include "std_threads.hpp"  // of tests/cpp
+#endif
 
 namespace fusedcam::cpu {
 namespace {
@@ -55,6 +62,10 @@ int note_runtime(dl_phdr_info* info, size_t, void* found) {
 }
 
 std::unique_ptr<Runtime> find_runtime() {
+#if defined(FUSEDCAM_STD_THREADS)
+    return std::make_unique<Runtime>(Runtime{std_threads::parallel, std_threads::thread_num, std_threads::num_threads,
+                                             std_threads::num_threads, std_threads::in_parallel, "std::thread"});
+#endif
     std::string loaded;
     dl_iterate_phdr(note_runtime, &loaded);
     for (const char* candidate : {loaded.c_str(), "libgomp.so.1", "libomp.so.5"}) {
@@ -95,6 +106,25 @@ std::atomic<bool> forked{false};
 [[maybe_unused]] const int watching_forks =
     pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
 
+std::atomic<int> own_limit{0};
+
+// The control group's limit, which containers set: the runtime counts processors, of which each then gets a part.
+int group_limit() {
+    static const int limit = [] {
+        const int found = detail::processors_of("/sys/fs/cgroup/cpu.max", nullptr);
+        return found ? found
+                     : detail::processors_of("/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+                                             "/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    }();
+    return limit;
+}
+
+int limited(int threads) {
+    for (const int limit : {own_limit.load(std::memory_order_relaxed), group_limit()})
+        if (limit > 0) threads = std::min(threads, limit);
+    return threads;
+}
+
 struct Share {
     const Runtime& runtime;
     int64_t count;
@@ -104,7 +134,9 @@ struct Share {
 
 void run_share(void* pointer) {
     const Share& share = *static_cast<Share*>(pointer);
-    const int64_t thread = share.runtime.thread_num(), threads = share.runtime.num_threads();
+    // The runtime's whole team comes, since another size would make it start and end threads; those past the limit go.
+    const int64_t thread = share.runtime.thread_num(), threads = limited(share.runtime.num_threads());
+    if (thread >= threads) return;
     const int64_t each = share.count / threads, rest = share.count % threads;
     const int64_t begin = thread * each + std::min(thread, rest);
     const int64_t end = begin + each + (thread < rest ? 1 : 0);
@@ -112,13 +144,26 @@ void run_share(void* pointer) {
 }
 
 int count_threads(const Runtime& runtime) {
-    return runtime.parallel && !runtime.in_parallel() ? std::max(1, runtime.max_threads()) : 1;
+    return runtime.parallel && !runtime.in_parallel() ? std::max(1, limited(runtime.max_threads())) : 1;
 }
 
 }  // namespace
 
 // A forked child has lost the runtime's workers, and a lock may have been held when it was forked.
 int thread_count() { return forked.load(std::memory_order_relaxed) ? 1 : count_threads(runtime()); }
+
+int detail::processors_of(const char* quota_file, const char* period_file) {
+    std::ifstream quotas(quota_file);
+    int64_t quota = 0, period = 0;
+    if (!(quotas >> quota)) return 0;  // not there, or "max"
+    if (!period_file)
+        quotas >> period;
+    else
+        std::ifstream(period_file) >> period;
+    return quota > 0 && period > 0 ? static_cast<int>(std::min<int64_t>((quota + period - 1) / period, 1 << 20)) : 0;
+}
+
+void limit_threads(int count) { own_limit.store(count, std::memory_order_relaxed); }
 
 std::string thread_runtime() {
     return forked.load(std::memory_order_relaxed) ? "not used in a forked process" : runtime().path;

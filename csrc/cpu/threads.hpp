@@ -11,7 +11,8 @@
 namespace fusedcam::cpu {
 
 // Threads a parallel call would use now: the runtime's setting, which torch.set_num_threads and OMP_NUM_THREADS
-// change; 1 without a runtime and in a forked child, whose runtime has lost its workers.
+// change, but no more than the limit and than the processors that the process's control group may keep busy; 1 without
+// a runtime and in a forked child, whose runtime has lost its workers.
 int thread_count();
 // The runtime in use, for people: the file it was loaded from, or why there is none.
 std::string thread_runtime();
@@ -19,6 +20,9 @@ std::string thread_runtime();
 namespace detail {
 using Task = void (*)(void* context, int64_t begin, int64_t end);
 void run(int64_t count, Task task, void* context);
+// How many processors' time there is in a control group's period, by a file with quota and period or by one for each; 0
+// for as many as there are.
+int processors_of(const char* quota_file, const char* period_file);
 }  // namespace detail
 
 // Calls body(begin, end) on contiguous parts of [0, count), one part a thread. The first exception is thrown again

@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._native import __version__, info
+    from ._native import __version__, info, set_num_threads
     from .functional import cam, colorize, overlay, resize
     from .methods import METHODS
 
-__all__ = ["METHODS", "__version__", "cam", "colorize", "info", "overlay", "resize"]
+__all__ = ["METHODS", "__version__", "cam", "colorize", "info", "overlay", "resize", "set_num_threads"]
 
 _HOME = {
     "METHODS": ".methods",
@@ -21,6 +21,7 @@ _HOME = {
     "info": "._native",
     "overlay": ".functional",
     "resize": ".functional",
+    "set_num_threads": "._native",
 }
 
 

@@ -3,6 +3,7 @@
 import sys
 from functools import cache
 from importlib import import_module
+from operator import index
 from typing import Any, TypedDict
 
 if sys.version_info < (3, 12):  # where pybind11 waits for a lock for ever; later it has Python refuse
@@ -97,3 +98,28 @@ def info() -> Info:
         threads=description["threads"],
         thread_runtime=description["thread_runtime"],
     )
+
+
+def set_num_threads(count: int | None) -> None:
+    """Sets how many threads large calls on the CPU use at most, from now on.
+
+    The threads are those of the OpenMP runtime that PyTorch uses too, so that `torch.set_num_threads` and
+    OMP_NUM_THREADS hold as well, and so does the limit that a container sets by its control group.
+    `info()["threads"]` says what comes of it. Results do not depend on it.
+
+    Args:
+        count: at least 1; None for as many as there are.
+
+    Raises:
+        TypeError: `count` is no integer.
+        ValueError: `count` is less than 1.
+    """
+    accepted = "accepted: an integer of at least 1, or None"
+    if count is None:
+        _cpu.limit_threads(0)
+        return
+    if isinstance(count, bool) or not hasattr(count, "__index__"):
+        raise TypeError(f"set_num_threads: count is a {type(count).__name__}; {accepted}")
+    if index(count) < 1:
+        raise ValueError(f"set_num_threads: count is {index(count)}; {accepted}")
+    _cpu.limit_threads(min(index(count), 2**31 - 1))

@@ -1,4 +1,5 @@
 // cam, resize, colorize and overlay on random shapes, types and layouts against float64, in memory of exact size.
+#include <array>
 #include <limits>
 
 #include "compare.hpp"
@@ -30,22 +31,46 @@ TEST_CASE(cam_agrees_with_float64) {
     }
 }
 
-TEST_CASE(one_image_large_enough_for_threads) {
-    const int64_t C = 300, H = 37, W = 41;
-    Array activations(shape_of({1, C, H, W}), DType::float32), gradients(shape_of({1, C, H, W}), DType::float32);
-    activations.fill_normal();
-    gradients.fill_normal();
-    CamOptions options;
-    options.size = Size{200, 300};
-    CamCall call = plan_cam(activations.view(), gradients.view(), CamSource::gradients, options);
+// The same call on all threads and, with `work` small, on one: the bits are the same.
+template <class Call>
+void on_threads(Call call, DType dtype, void (*op)(const Call&)) {
     CHECK(call.work >= serial_below);
-    Array out = poisoned(call.result, DType::float32), again = poisoned(call.result, DType::float32);
+    Array out = poisoned(call.result, dtype), again = poisoned(call.result, dtype);
     call.out = out.view();
-    cpu::cam(call);
-    call.work = 0;  // the same on one thread
+    op(call);
+    call.work = 0;
     call.out = again.view();
-    cpu::cam(call);
-    for (int64_t p = 0; p < 200 * 300; ++p) CHECK(out.get(p) == again.get(p), "pixel %d", static_cast<int>(p));
+    op(call);
+    for (int64_t i = 0; i < out.view().shape.count(); ++i) CHECK(out.get(i) == again.get(i), "element %d", int(i));
+}
+
+TEST_CASE(work_is_shared_out_over_threads) {
+    // One image, whose blocks and rows are shared; as many images as threads; many classes.
+    const std::array<std::array<int64_t, 5>, 3> shapes{{{1, 1, 300, 37, 41}, {6, 1, 200, 20, 20}, {1, 9, 60, 25, 25}}};
+    for (const auto& [N, K, C, H, W] : shapes)
+        for (const bool dense : {true, false}) {
+            Array activations(shape_of({N, C, H, W}), DType::float32, !dense),
+                gradients(shape_of({N, K, C, H, W}), DType::float32, !dense);
+            activations.fill_normal();
+            gradients.fill_normal();
+            CamOptions options;
+            options.size = Size{200, 150};
+            on_threads(plan_cam(activations.view(), gradients.view(), CamSource::gradients, options), DType::float32,
+                       cpu::cam);
+        }
+    uint8_t palette[256][3];
+    for (auto& row : palette)
+        for (auto& value : row) value = static_cast<uint8_t>(integer(0, 255));
+    for (const int64_t maps : {1, 7}) {
+        Array heatmap(shape_of({maps, 9, 11}), DType::float32), image(shape_of({maps, 400, 500, 3}), DType::uint8);
+        heatmap.fill_normal();
+        image.fill(100);
+        on_threads(plan_resize(heatmap.view(), {400, 500}, Normalize::minmax), DType::float32, cpu::resize);
+        on_threads(plan_overlay(image.view(), heatmap.view(), palette, 0.4, Normalize::max), DType::uint8,
+                   cpu::overlay);
+        on_threads(plan_colorize(heatmap.view(), palette, Size{400, 500}, Normalize::minmax), DType::uint8,
+                   cpu::colorize);
+    }
 }
 
 TEST_CASE(resize_agrees_with_float64_and_keeps_the_extremes) {

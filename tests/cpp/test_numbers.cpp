@@ -1,8 +1,14 @@
 // The small numeric parts: sampling coordinates, half types, extremes and rescaling.
+#include <unistd.h>
+
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <limits>
+#include <string>
 
 #include "check.hpp"
+#include "cpu/threads.hpp"
 #include "dtype.hpp"
 #include "sampling.hpp"
 
@@ -75,4 +81,23 @@ TEST_CASE(rescaling_hits_both_ends_and_flat_maps_become_zero) {
     negative.add(-3.0f);
     negative.add(-1.0f);
     CHECK(Rescale<float>(Normalize::max, negative).constant && Rescale<float>(Normalize::max, negative).fill == 0.0f);
+}
+
+TEST_CASE(a_control_groups_processors) {
+    const std::string folder = std::filesystem::temp_directory_path() / std::to_string(getpid());
+    const std::string first = folder + "quota", second = folder + "period";
+    const auto of = [&](const char* quota, const char* period) {
+        std::ofstream(first) << quota;
+        if (period) std::ofstream(second) << period;
+        return cpu::detail::processors_of(first.c_str(), period ? second.c_str() : nullptr);
+    };
+    CHECK(of("200000 100000\n", nullptr) == 2);
+    CHECK(of("150000 100000\n", nullptr) == 2, "a part of a processor takes a thread");
+    CHECK(of("max 100000\n", nullptr) == 0);
+    CHECK(of("-1\n", "100000\n") == 0);
+    CHECK(of("50000\n", "100000\n") == 1);
+    CHECK(of("", "") == 0 && of("7", nullptr) == 0 && of("3 0", nullptr) == 0);
+    std::filesystem::remove(first);
+    std::filesystem::remove(second);
+    CHECK(cpu::detail::processors_of(first.c_str(), nullptr) == 0);
 }
