@@ -114,7 +114,10 @@ def pytorch_grad_cam(activations: torch.Tensor, gradients: torch.Tensor, size: i
     explainer.activations_and_grads.activations = [activations]
     explainer.activations_and_grads.gradients = [gradients]
     image = torch.empty(1, 3, size, size, device="meta")  # only its size is read
-    return explainer.aggregate_multi_layers(explainer.compute_cam_per_layer(image, None, False))
+    try:
+        return explainer.aggregate_multi_layers(explainer.compute_cam_per_layer(image, None, False))
+    finally:  # at its end it would detach them in place, which views refuse
+        explainer.activations_and_grads.activations = explainer.activations_and_grads.gradients = []
 
 
 def shown(images: torch.Tensor, heat: torch.Tensor) -> list[np.ndarray]:
@@ -161,11 +164,12 @@ def _torchcam() -> Any:
     return GivenGradients(model, model[0])
 
 
-def torchcam(activations: torch.Tensor, gradients: torch.Tensor, size: int) -> torch.Tensor:
+def torchcam(activations: torch.Tensor, gradients: torch.Tensor, size: int | None) -> torch.Tensor:
     """torch-cam's own post-processing, given the arrays that its hooks would have caught, and brought to the size."""
     extractor = _torchcam()
     extractor.hook_a, extractor.hook_g = [activations], [gradients]
-    return torch_bilinear(extractor.compute_cams(0)[0], (size, size))
+    (heat,) = extractor.compute_cams(0)
+    return heat if size is None else torch_bilinear(heat, (size, size))
 
 
 def import_pytorch_grad_cam() -> Any:

@@ -112,23 +112,35 @@ struct SmallMap {
     }
 };
 
+// The weights of four channels.
+template <class Rule, class T, int full, class Element>
+FUSEDCAM_INLINE void pool_four(const Element* gradients, int64_t step, int64_t length, T (&weights)[4]) {
+    Vector<T> four[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) four[j] = row_sum<Rule, T, full>(gradients + j * step, length);
+    sums_of(four, weights);
+    for (int j = 0; j < 4; ++j) weights[j] = Rule::weight(weights[j] / static_cast<T>(length));
+}
+
+// Four channels are pooled before the four before them are added: a sum across lanes takes long to come, and the
+// processor has other work meanwhile.
 template <class Rule, class T, int full, class Element>
 void fold_small(const Element* activations, int64_t activations_step, const Element* gradients, int64_t gradients_step,
                 int64_t count, int64_t length, T* map) {
     SmallMap<Rule, T, full> sums(length);
-    const T pixels = static_cast<T>(length);
+    T next[4];
+    if (count >= 4) pool_four<Rule, T, full>(gradients, gradients_step, length, next);
     int64_t c = 0;
     for (; c + 4 <= count; c += 4) {
-        Vector<T> four[4];
-        T means[4];
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) four[j] = row_sum<Rule, T, full>(gradients + (c + j) * gradients_step, length);
-        sums_of(four, means);
-        for (int j = 0; j < 4; ++j) sums.add(activations + (c + j) * activations_step, Rule::weight(means[j] / pixels));
+        T weights[4];
+        for (int j = 0; j < 4; ++j) weights[j] = next[j];
+        if (c + 8 <= count)
+            pool_four<Rule, T, full>(gradients + (c + 4) * gradients_step, gradients_step, length, next);
+        for (int j = 0; j < 4; ++j) sums.add(activations + (c + j) * activations_step, weights[j]);
     }
     for (; c < count; ++c) {
         const T sum = sum_of(row_sum<Rule, T, full>(gradients + c * gradients_step, length));
-        sums.add(activations + c * activations_step, Rule::weight(sum / pixels));
+        sums.add(activations + c * activations_step, Rule::weight(sum / static_cast<T>(length)));
     }
     sums.write(map);
 }

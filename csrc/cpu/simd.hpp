@@ -123,8 +123,9 @@ FUSEDCAM_INLINE Floats widened_half(Bits bits) {
     const Bits magnitude = (bits & 0x7fffu) << 13, exponent = magnitude & 0x0f800000u;
     const Bits subnormal =
         bits_as<Bits>(bits_as<Floats>(magnitude + (113u << 23)) - bits_as<Floats>(Bits{} + (113u << 23)));
-    const Bits finite = exponent == 0 ? subnormal : magnitude + (112u << 23);
-    const Bits all = exponent == 0x0f800000u ? magnitude + (224u << 23) : finite;
+    const Bits is_subnormal = bits_as<Bits>(exponent == 0), is_special = bits_as<Bits>(exponent == 0x0f800000u);
+    const Bits finite = (is_subnormal & subnormal) | (~is_subnormal & (magnitude + (112u << 23)));
+    const Bits all = (is_special & (magnitude + (224u << 23))) | (~is_special & finite);
     return bits_as<Floats>((bits & 0x8000u) << 16 | all);
 }
 
@@ -141,11 +142,13 @@ FUSEDCAM_INLINE Vector<T> load(const Element* from) {
         Vector<T> result;
         for (int i = 0; i < parts; ++i) {
             const Words words = load_as<Words>(from + i * each);
-#if defined(__F16C__)
-            if constexpr (std::is_same_v<Element, Float16>) {
-                result.part[i] = bits_as<Floats>(_mm256_cvtph_ps(bits_as<__m128i>(words)));
-                continue;
-            }
+#if defined(__AVX2__) && defined(__F16C__)
+            const __m128i given = bits_as<__m128i>(words);
+            if constexpr (std::is_same_v<Element, Float16>)
+                result.part[i] = bits_as<Floats>(_mm256_cvtph_ps(given));
+            else
+                result.part[i] = bits_as<Floats>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(given), 16));
+            continue;
 #endif
             const Bits bits = __builtin_convertvector(words, Bits);
             if constexpr (std::is_same_v<Element, BFloat16>)
