@@ -2,41 +2,57 @@
 
     python bench/compare.py before.json after.json
 
-A figure has changed where the two runs' ranges between the quartiles do not overlap and the medians differ by more than
-the threshold. The others' times are printed as well: where they moved too, the machine did.
+Whole runs differ by how fast the machine was. So the calls of others say how much a row's time moved by itself: their
+median is taken out, and a call of ours has changed where it moved by more than any of them did and than the threshold,
+and the quartiles of the two runs do not overlap even then.
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
-Key = tuple[Any, ...]
+Quartiles = list[float]
 
 
-def figures(results: dict[str, Any]) -> dict[Key, list[float]]:
-    """Quartiles in microseconds of every call that was measured."""
-    found: dict[Key, list[float]] = {}
+class Row(NamedTuple):
+    """Microseconds of calls of ours and of others, measured in the same rounds."""
+
+    ours: dict[str, Quartiles]
+    others: dict[str, Quartiles]
+
+
+def rows(results: dict[str, Any]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
     for row in results.get("rows", []):
-        for name, peer in row["peers"].items():
-            found[row["op"], row["case"], row["threads"], row["caches"], name] = peer["us"]
+        title = f"{row['op']} {row['case']}, {row['threads']} thread(s), {row['caches']}"
+        found[title] = _row({name: peer["us"] for name, peer in row["peers"].items()})
     for row in results.get("end to end", []):
-        for name, peer in row["peers"].items():
-            found["end to end", row["case"], name] = peer["us"]
+        found[f"end to end, {row['case']}"] = _row({name: peer["us"] for name, peer in row["peers"].items()})
     for curve, points in results.get("scaling", {}).items():
         for point in points:
-            found |= {("scaling", curve, point["at"], key): us for key, us in point.items() if key != "at"}
+            ours = {"fusedcam": point["fusedcam"], "fusedcam, all threads": point["all threads"]}
+            found[f"scaling over {curve}, {point['at']}"] = Row(ours, {"memory": point["memory"]})
     return found
 
 
-def changes(before: dict[Key, list[float]], after: dict[Key, list[float]], least: float) -> list[tuple[float, Key]]:
-    """Factors by which medians changed, greatest first, with what they belong to."""
-    found = []
-    for key in before.keys() & after.keys():
-        (a_low, a, a_high), (b_low, b, b_high) = before[key], after[key]
-        if (a_high < b_low or b_high < a_low) and max(a / b, b / a) > 1 + least:
-            found.append((b / a, key))
-    return sorted(found, key=lambda change: -max(change[0], 1 / change[0]))
+def _row(calls: dict[str, Quartiles]) -> Row:
+    ours = {name: us for name, us in calls.items() if name.startswith("fusedcam")}
+    return Row(ours, {name: us for name, us in calls.items() if name not in ours})
+
+
+def changes(before: Row, after: Row, least: float) -> dict[str, float]:
+    """Of our calls that changed, the factor, the machine's own taken out."""
+    moved = [after.others[name][1] / us[1] for name, us in before.others.items() if name in after.others]
+    drift = median(moved) if moved else 1.0
+    noise = max([least, *(max(factor / drift, drift / factor) - 1 for factor in moved)])
+    found = {}
+    for name in before.ours.keys() & after.ours.keys():
+        (a_low, a, a_high), (b_low, b, b_high) = before.ours[name], (us / drift for us in after.ours[name])
+        if (a_high < b_low or b_high < a_low) and max(a / b, b / a) - 1 > noise:
+            found[name] = b / a
+    return found
 
 
 def main() -> None:
@@ -45,14 +61,15 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--least", type=float, default=0.05, help="smallest change shown  [default: %(default)s]")
     arguments = parser.parse_args()
-    before, after = (figures(json.loads(path.read_text())) for path in (arguments.before, arguments.after))
-    found = changes(before, after, arguments.least)
-    for factor, key in found:
-        print(f"{factor:6.2f}x the time  {', '.join(map(str, key))}")
-    common = len(before.keys() & after.keys())
-    print(f"{len(found)} of {common} figures changed beyond the noise and {arguments.least:.0%}")
+    before, after = (rows(json.loads(path.read_text())) for path in (arguments.before, arguments.after))
+    count = 0
+    for title in [title for title in before if title in after]:
+        for name, factor in sorted(changes(before[title], after[title], arguments.least).items()):
+            count += 1
+            print(f"{factor:5.2f}x the time  {title}: {name}")
+    print(f"{count} calls of ours changed, in {len(before.keys() & after.keys())} rows that both runs have")
     if only := before.keys() ^ after.keys():
-        print(f"{len(only)} figures stand in one of the two alone")
+        print(f"{len(only)} rows stand in one of the two alone")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ struct Size {
 
 // Calls that touch less than this many bytes stay on the caller's thread, with Python's lock held: handing either over
 // would take longer than the call.
-constexpr double serial_below = 512 * 1024;
+constexpr double serial_below = 1200 * 1024;
 
 struct CamOptions {
     std::string_view method = "gradcam";

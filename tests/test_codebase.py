@@ -88,6 +88,10 @@ def includes(path: Path) -> list[tuple[str, bool]]:
     return [(quoted or system, bool(quoted)) for quoted, system in found]
 
 
+# What tests put in place of CUDA's own headers and of the OpenMP runtime.
+STAND_INS = {"emulator.hpp": "csrc/cuda/intrinsics.cuh", "std_threads.hpp": "csrc/cpu/threads.cpp"}
+
+
 def part(path: Path) -> str:
     """Of csrc: a folder's name, or a file's without its ending."""
     inside = path.relative_to(CSRC)
@@ -106,8 +110,8 @@ def test_csrc_has_the_parts_of_the_arrows():
 def test_includes_follow_the_arrows(path):
     own = part(path)
     for name, quoted in includes(path):
-        if name == "emulator.hpp":
-            assert short(path) == "csrc/cuda/intrinsics.cuh"  # in place of CUDA's own headers, for the tests
+        if name in STAND_INS:
+            assert short(path) == STAND_INS[name]
         elif quoted:
             included = (path.parent / name).resolve()
             assert included.is_file(), name
