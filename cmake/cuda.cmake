@@ -18,10 +18,14 @@ else()
       set(ENV{CUDACXX} "${FUSEDCAM_NVCC}")
     endif()
   endif()
-  # Before the language is enabled: afterwards CMake has put the compiler's own default here. One for each major version
-  # that CUDA 13 knows, since code runs on later minor versions, and the newest as PTX for what is to come.
+  # Before the language is enabled: afterwards CMake has put the compiler's own default here. One for each major version,
+  # since code runs on later minor versions, and the newest as PTX for what is to come. CUDA 13 was the first to know 11.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
     set(CMAKE_CUDA_ARCHITECTURES "75-real;80-real;90-real;100-real;120")
+    execute_process(COMMAND "$ENV{CUDACXX}" --list-gpu-arch OUTPUT_VARIABLE known ERROR_QUIET)
+    if(known MATCHES "compute_110")
+      list(INSERT CMAKE_CUDA_ARCHITECTURES 4 "110-real")
+    endif()
   endif()
   include(CheckLanguage)
   check_language(CUDA)

@@ -64,9 +64,16 @@ void check_alike(const char* op, Named first, Named other) {
                      show(other.view.device), "; both must be on the same device");
 }
 
-double check_fits(const char* op, const Shape& shape, DType dtype, double working) {
+double check_fits(const char* op, const Shape& shape, DType dtype, double working, Device device) {
     double bytes = static_cast<double>(item_size(dtype));
     for (int axis = 0; axis < shape.rank; ++axis) bytes *= static_cast<double>(shape.extent[axis]);
+    constexpr double no_device_has_it = static_cast<double>(int64_t{1} << 46);
+    if (!(device == Device{})) {
+        if (bytes > no_device_has_it)
+            refuse_value(op, ": a result of shape ", show(shape), " takes ", bytes / 1e9,
+                         " GB, more than any device has; pass a smaller size or fewer maps at once");
+        return bytes;
+    }
     if (bytes + working > memory)
         refuse_value(op, ": a result of shape ", show(shape), " takes ", (bytes + working) / 1e9,
                      " GB, working memory included, more than this machine's ", memory / 1e9,
@@ -103,9 +110,11 @@ void check_out(const char* op, const ArrayView& out, const Shape& shape, DType d
     if (overlaps_itself(out))
         refuse_value(op, ": out has elements that share memory with one another (an expanded array?)");
     const auto [low, high] = out.bytes();
+    const Device place = (*inputs.begin())->device;
+    if (!(out.device == place))
+        refuse_value(op, ": out is on ", show(out.device), " but the inputs are on ", show(place));
     for (const ArrayView* input : inputs) {
-        if (!(out.device == input->device))
-            refuse_value(op, ": out is on ", show(out.device), " but the inputs are on ", show(input->device));
+        if (!(input->device == place)) continue;  // a palette, on the CPU
         const auto [from, to] = input->bytes();
         if (low < to && from < high) refuse_value(op, ": out shares memory with an input; pass an array of its own");
     }

@@ -59,9 +59,9 @@ struct Named {
 void check_floating(const char* op, Named array);
 // The dtype and device of `other` must be those of `first`.
 void check_alike(const char* op, Named first, Named other);
-// A result of this shape must be addressable and fit into the machine's memory, beside `working` bytes that computing
-// it takes. Returns its own size in bytes.
-double check_fits(const char* op, const Shape& shape, DType dtype, double working);
+// A result of this shape must be addressable and, on the CPU, fit into the machine's memory, beside `working` bytes
+// that computing it takes; other devices' allocators say what they have. Returns its own size in bytes.
+double check_fits(const char* op, const Shape& shape, DType dtype, double working, Device device);
 // `out` must have the shape, dtype and device of the result, be writable, not overlap itself nor any input.
 void check_out(const char* op, const ArrayView& out, const Shape& shape, DType dtype,
                std::initializer_list<const ArrayView*> inputs);

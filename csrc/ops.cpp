@@ -170,9 +170,9 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
     const double pixels = static_cast<double>(H) * static_cast<double>(W), classes_each = static_cast<double>(K);
     const double reads =
         channels * pixels * std::max(1.0, classes_each) + channels * classes_each * (constant ? 1 : pixels);
-    call.work =
-        reads * static_cast<double>(item_size(activations.dtype)) +
-        check_fits("cam", call.result, result_dtype(activations.dtype), working_bytes({H, W}, size, activations.dtype));
+    call.work = reads * static_cast<double>(item_size(activations.dtype)) +
+                check_fits("cam", call.result, result_dtype(activations.dtype),
+                           working_bytes({H, W}, size, activations.dtype), activations.device);
     // Expanded arrays may have more elements than memory has bytes.
     if (channels * pixels > max_elements)
         refuse_value("cam: activations of shape ", show(activations.shape), " have more than 2**56 elements");
@@ -186,7 +186,7 @@ ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalize normalize)
     call.result = with_size(heatmap.shape, size);
     call.normalize = normalize;
     call.work = bytes(heatmap) + check_fits("resize", call.result, result_dtype(heatmap.dtype),
-                                            working_bytes(own_size(heatmap), size, heatmap.dtype));
+                                            working_bytes(own_size(heatmap), size, heatmap.dtype), heatmap.device);
     return call;
 }
 
@@ -198,8 +198,9 @@ ColorizeCall plan_colorize(const ArrayView& heatmap, Palette palette, std::optio
     call.result = with_colour(with_size(heatmap.shape, target));
     call.palette = palette;
     call.normalize = normalize;
-    call.work = bytes(heatmap) + 2 * check_fits("colorize", call.result, DType::uint8,
-                                                working_bytes(own_size(heatmap), target, heatmap.dtype));
+    call.work =
+        bytes(heatmap) + 2 * check_fits("colorize", call.result, DType::uint8,
+                                        working_bytes(own_size(heatmap), target, heatmap.dtype), heatmap.device);
     return call;
 }
 
@@ -238,8 +239,9 @@ OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palet
     call.alpha = alpha;
     call.normalize = normalize;
     const Size target{call.image.extent(-3), call.image.extent(-2)};
-    call.work = bytes(heatmap) + 4 * check_fits("overlay", call.result, DType::uint8,
-                                                working_bytes(own_size(heatmap), target, heatmap.dtype));
+    call.work =
+        bytes(heatmap) + 4 * check_fits("overlay", call.result, DType::uint8,
+                                        working_bytes(own_size(heatmap), target, heatmap.dtype), heatmap.device);
     return call;
 }
 

@@ -117,13 +117,15 @@ struct Queue {
 
 // Why no call can be made, in words; empty when calls can.
 std::string unavailable();
+// Whether code for one of those architectures runs on a device of that compute capability, 10 major + minor.
+bool runs(std::string_view architectures, int capability);
 
 // The device that memory lies on.
 int device_of(const void* pointer);
 // Memory in the stream's order, for frameworks that cannot be asked for it.
 void* reserve(int64_t bytes, const Queue& queue);
 // Waits for the device: whoever read it last may have done so on any stream.
-void release(void* memory) noexcept;
+void release(void* memory, int device) noexcept;
 // What is started on the queue's stream from now on waits for all that was started on the other one.
 void follow(const Queue& queue, void* stream);
 // Until all that was started on the queue's stream is done.

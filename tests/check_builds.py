@@ -33,7 +33,7 @@ def built(folder: Path, cuda: str, architectures: str) -> tuple[set[str], str, s
 
 def main() -> None:
     choices = {"OFF": {"_cpu"}, "ON": {"_cpu", "_cuda"}}
-    if not shutil.which("nvcc"):
+    if not (shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")):
         print("no nvcc: the build with CUDA is left out")
         del choices["ON"]
     for cuda, expected in choices.items():

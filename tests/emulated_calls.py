@@ -103,6 +103,15 @@ def main():
     colours = fusedcam.colorize(Array(scores), size=13)
     assert colours.source.tobytes() == fusedcam.colorize(scores, size=13).tobytes()
 
+    for op, inputs, shape in (
+        (fusedcam.overlay, (Array(images), Array(scores)), images.shape),
+        (fusedcam.colorize, (Array(scores),), (*scores.shape, 3)),
+    ):
+        place = Array(np.full(shape, 77, np.uint8))
+        assert op(*inputs, normalize="minmax", out=place) is place
+        assert place.source.tobytes() == op(*(x.source for x in inputs), normalize="minmax").tobytes()
+    refused(lambda: fusedcam.colorize(Array(scores), out=np.zeros((*scores.shape, 3), np.uint8)), "out is a numpy")
+
     out = np.full((3, 7, 6), np.nan, np.float32)
     place = Array(out)
     assert fusedcam.cam(Array(a), Array(g), out=place) is place
@@ -132,11 +141,29 @@ def main():
     refused(lambda: fusedcam.resize(Array(np.zeros((4, 4), np.uint32)), 3), "dtype of heatmap is uint32")
     refused(lambda: fusedcam.resize(Interface(np.zeros((4, 4), np.int32)), 3), "dtype of heatmap is <i4")
     refused(lambda: fusedcam.resize(Interface(scores, data=3), 3), "cannot read the memory of heatmap")
+    refused(lambda: fusedcam.resize(Interface(scores, mask=scores), 3), "heatmap is a masked array")
+    refused(lambda: fusedcam.resize(Interface(scores, data=(0, False)), 3), "it has a shape but no memory")
+    refused(lambda: fusedcam.resize(Interface(scores, shape=(3, -7, 6)), 3), "has a negative extent")
     for stream in (0, "first"):
         refused(lambda at=stream: fusedcam.resize(Interface(scores, stream=at), 3), "names no usable stream")
     bad = a.copy()
     bad[1, 3, 2, 2] = np.inf
     refused(lambda: fusedcam.cam(Array(bad), Array(g), nan="raise"), "hold NaN or infinity")
+    probe = ctypes.CDLL(fusedcam._cuda.__file__)
+    waited, followed = probe.emulated_synchronizations(), probe.emulated_followed()
+    fusedcam.resize(Array(scores), 3, out=Array(np.empty((3, 3, 3), np.float32)))
+    assert probe.emulated_synchronizations() == waited + 1, "its stream is not known: the result is waited for"
+    assert probe.emulated_followed() == followed
+    fusedcam.resize(Interface(scores, stream=2), 3, out=Interface(np.empty((3, 3, 3), np.float32)))
+    assert probe.emulated_followed() == followed + 1, "the stream that the array names is waited for"
+    fusedcam.resize(Interface(scores, stream=1), 3, out=Interface(np.empty((3, 3, 3), np.float32)))
+    assert probe.emulated_followed() == followed + 1, "it is the one that is read on"
+    held, waited = probe.emulated_unfreed(), probe.emulated_synchronizations()
+    memory = fusedcam.resize(Interface(scores), 3)
+    assert probe.emulated_unfreed() == held + 1
+    del memory
+    assert probe.emulated_unfreed() == held
+    assert probe.emulated_synchronizations() == waited + 2, "before memory is given back it is waited for"
     facts = fusedcam.info()
     assert facts["cuda"] is None
     assert facts["backends"] == ["cpu", "cuda"]

@@ -40,6 +40,9 @@ def check(device: torch.device) -> int:
             assert torch.equal(resized.cpu(), fusedcam.resize(raw.cpu(), (61, 44), normalize=mode))
             picture = fusedcam.overlay(images, raw, normalize=mode)
             assert torch.equal(picture.cpu(), fusedcam.overlay(images.cpu(), raw.cpu(), normalize=mode))
+            place = torch.empty_like(picture)
+            assert fusedcam.overlay(images, raw, normalize=mode, out=place) is place
+            assert torch.equal(place, picture)
             done += 2
         colours = fusedcam.colorize(raw, normalize="minmax")
         assert torch.equal(colours.cpu(), fusedcam.colorize(raw.cpu(), normalize="minmax"))

@@ -136,7 +136,16 @@ BUGS = {
         "sums_ = pieces.take<T>(together_ * sums);",
         "sums_ = pieces.take<T>(together_ * sums - plan_.pixels);",
     ),
-    "clusters by the device alone": ("launch.cu", "if (attributes.ptxVersion < 90) return largest = 0;", ""),
+    "the default stream": (
+        "launch.hpp",
+        "config.stream = static_cast<cudaStream_t>(queue.stream);",
+        "config.stream = nullptr;",
+    ),
+    "clusters by the device alone": (
+        "launch.cu",
+        "if (attributes.ptxVersion < 90) return known[{kernel, device.index, asked}] = 0;",
+        "",
+    ),
     "the largest cluster whether it fits or not": (
         "launch.cu",
         "== cudaSuccess && active > 0) break;",

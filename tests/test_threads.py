@@ -26,6 +26,18 @@ from fusedcam import _cpu
 
 GUARD = 60  # seconds
 TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"
+
+
+def allowed() -> int:
+    """As many threads as a container lets us have, however many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(64)
+    most = fusedcam.info()["threads"]
+    torch.set_num_threads(before)
+    return most
+
+
+pytestmark = pytest.mark.skipif(allowed() < 4, reason="the control group has less than four processors' time")
 RENAMED = sorted(Path(torch.__file__).parent.parent.glob("*.libs/libgomp-*"))
 
 
@@ -72,11 +84,11 @@ def stored(large, tmp_path) -> np.ndarray:
 @pytest.mark.parametrize("op", ["cam", "resize", "colorize", "overlay"])
 def test_any_number_of_threads(op, N, large, rng):
     heat = rng.random((N, 9, 11), np.float32)
-    image = rng.integers(256, size=(N, 401, 307, 3), dtype=np.uint8)
+    image = rng.integers(256, size=(N, 801, 607, 3), dtype=np.uint8)
     call = {
-        "cam": lambda: fusedcam.cam(large[0][:N], large[1][:N], size=(307, 401)),
-        "resize": lambda: fusedcam.resize(heat, (401, 307), normalize="minmax"),
-        "colorize": lambda: fusedcam.colorize(heat, size=(401, 307), normalize="max"),
+        "cam": lambda: fusedcam.cam(large[0][:N], large[1][:N], size=(607, 801)),
+        "resize": lambda: fusedcam.resize(heat, (801, 607), normalize="minmax"),
+        "colorize": lambda: fusedcam.colorize(heat, size=(801, 607), normalize="max"),
         "overlay": lambda: fusedcam.overlay(image, heat, normalize="minmax"),
     }[op]
     results = []
@@ -106,6 +118,15 @@ def test_a_limit_of_our_own(large):
         assert fusedcam.info()["threads"] == 3
     finally:
         fusedcam.set_num_threads(None)
+
+
+@pytest.mark.usefixtures("keep_threads")
+def test_torchs_setting_holds_in_every_python_thread():
+    """The runtime keeps it for each thread apart."""
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lambda: fusedcam.info()["threads"]).result() == threads
 
 
 def without_torch() -> None:

@@ -14,6 +14,10 @@ struct Device {
     int32_t index;
 };
 
+namespace devices {
+constexpr int32_t cpu_device = 1, cuda_device = 2, pinned_device = 3, managed_device = 13;
+}
+
 struct DataType {
     uint8_t code;
     uint8_t bits;

@@ -40,7 +40,8 @@ Args:
     normalize: "minmax" brings each map to [0, 1], minimum exactly 0 and maximum exactly 1 on the returned grid (a map
         without range becomes zeros); "max" divides by the maximum (zeros if it is not positive); None gives raw scores.
     nan: "propagate" keeps NaN in its pixels of raw scores and fills that image's map once normalised; "zero" counts
-        non-finite scores as 0; "raise" makes them a ValueError and leaves `out` untouched.
+        non-finite scores as 0; "raise" makes them a ValueError and leaves `out` untouched on
+        the CPU; on CUDA it waits for the device, and `out` may have been written.
     spatial: the number of spatial axes; 2.
     layout: "first" for channels before the spatial axes, "last" for [N, H, W, C] (gradients [N, K, H, W, C]).
     out: an array of the result's shape, dtype, framework and device to write to and return.

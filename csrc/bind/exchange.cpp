@@ -8,15 +8,15 @@
 #include "../check.hpp"
 #include "backend.hpp"
 #include "numpy.hpp"
+#include "refusals.hpp"
 
 namespace fusedcam::bind {
+
+using namespace dlpack::devices;
+
 namespace {
 
-constexpr int32_t cpu_device = 1, cuda_device = 2, pinned_device = 3, managed_device = 13;
-
 PyObject* frameworks = nullptr;
-
-const char* type_name(PyObject* object) { return Py_TYPE(object)->tp_name; }
 
 DType dtype_of(const char* op, const char* argument, dlpack::DataType type) {
     if (type.lanes == 1) {
@@ -37,26 +37,6 @@ DType dtype_of(const char* op, const char* argument, dlpack::DataType type) {
     }
     const std::string lanes = type.lanes == 1 ? "" : text("x", type.lanes);
     refuse_dtype(op, argument, text(type.code == dlpack::code_bool ? "bool" : text(kind, int{type.bits}), lanes));
-}
-
-// The text of the pending Python error, shortened to its first line; the error is cleared.
-std::string pending_error() {
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    PyObject* words = value ? PyObject_Str(value) : nullptr;
-    const char* characters = words ? PyUnicode_AsUTF8(words) : nullptr;
-    std::string result = characters ? characters : "no reason given";
-    Py_XDECREF(words);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
-    PyErr_Clear();
-    return result.substr(0, whole_characters(result, std::min<size_t>(result.find('\n'), 200)));
-}
-
-[[noreturn]] void refuse_memory(const char* op, const char* argument, PyObject* object, const std::string& reason) {
-    refuse_type(op, ": cannot read the memory of ", argument, ", a ", type_name(object), " (", reason,
-                "); pass a dense array that holds its values");
 }
 
 // TensorFlow's __dlpack__ ends the process for elements that are no plain memory.
@@ -222,54 +202,6 @@ void Borrowed::from_dlpack(const char* op, const char* argument) {
     } else {
         refuse_memory(op, argument, object_, "its __dlpack__ returned no live DLPack capsule");
     }
-}
-
-void Borrowed::from_cuda_interface(const char* op, const char* argument) {
-    PyObject* interface = PyObject_GetAttrString(object_, "__cuda_array_interface__");
-    if (!interface || !PyDict_Check(interface)) {
-        Py_XDECREF(interface);
-        refuse_memory(op, argument, object_, PyErr_Occurred() ? pending_error() : "no __cuda_array_interface__");
-    }
-    capsule_ = interface;  // kept for as long as the memory is used
-    view_.device = {cuda_device, 0};
-    if (!backend::serves(view_.device)) return;
-    const auto item = [&](const char* key) { return PyDict_GetItemString(interface, key); };  // borrowed
-    const char* type = item("typestr") ? PyUnicode_AsUTF8(item("typestr")) : nullptr;
-    const auto is = [&](const char* code) { return type && !std::strcmp(type, code); };
-    if (is("<f4") || is("<f8") || is("<f2") || is("|u1"))
-        view_.dtype = is("<f4")   ? DType::float32
-                      : is("<f8") ? DType::float64
-                      : is("<f2") ? DType::float16
-                                  : DType::uint8;
-    else
-        refuse_dtype(op, argument, type ? type : "unknown");
-    PyObject *shape = item("shape"), *data = item("data"), *steps = item("strides");
-    const bool whole =
-        shape && PyTuple_Check(shape) && data && PyTuple_Check(data) && PyTuple_GET_SIZE(data) == 2 &&
-        (!steps || steps == Py_None || (PyTuple_Check(steps) && PyTuple_GET_SIZE(steps) == PyTuple_GET_SIZE(shape)));
-    if (!whole || PyTuple_GET_SIZE(shape) > max_rank)
-        refuse_memory(op, argument, object_, "its __cuda_array_interface__ has no usable shape, data or strides");
-    view_.data = static_cast<std::byte*>(PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0)));
-    view_.readonly = PyObject_IsTrue(PyTuple_GET_ITEM(data, 1));
-    const int rank = static_cast<int>(PyTuple_GET_SIZE(shape));
-    Py_ssize_t extents[max_rank], bytes[max_rank], dense = item_size(view_.dtype);
-    for (int axis = rank - 1; axis >= 0; --axis) {
-        extents[axis] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, axis));
-        bytes[axis] = steps && steps != Py_None ? PyLong_AsSsize_t(PyTuple_GET_ITEM(steps, axis)) : dense;
-        dense *= extents[axis];
-    }
-    if (PyErr_Occurred()) refuse_memory(op, argument, object_, pending_error());
-    if (!set_axes(view_, rank, extents, bytes))
-        refuse_value(op, ": ", argument, " is not aligned to its item size; pass a contiguous copy");
-    if (view_.shape.count() == 0) return;
-    view_.device.index = backend::device_of_memory(view_.data);
-    // The stream of work on the memory that may not be done yet.
-    PyObject* stream = item("stream");
-    if (!stream || stream == Py_None) return;
-    void* producer = PyLong_AsVoidPtr(stream);
-    if (PyErr_Occurred() || !producer)
-        refuse_memory(op, argument, object_, "its __cuda_array_interface__ names no usable stream");
-    backend::follow(*this, producer);
 }
 
 void Borrowed::check_torch(const char* op, const char* argument) const {

@@ -18,7 +18,7 @@ struct Block {
 
 void free_block(dlpack::ManagedVersioned* managed) {
     auto* block = static_cast<Block*>(managed->context);
-    cuda::release(managed->tensor.data);
+    cuda::release(managed->tensor.data, managed->tensor.device.index);
     delete block;
 }
 

@@ -22,7 +22,9 @@ using Task = void (*)(void* context, int64_t begin, int64_t end);
 void run(int64_t count, Task task, void* context);
 // How many processors' time there is in a control group's period, by a file with quota and period or by one for each; 0
 // for as many as there are.
-int processors_of(const char* quota_file, const char* period_file);
+int processors_of(const std::string& quota_file, const std::string& period_file);
+// The least of the groups that a process is in, as `groups_file` lists them, and of those above; 0 without a limit.
+int group_processors(const std::string& groups_file, const std::string& root);
 }  // namespace detail
 
 // Calls body(begin, end) on contiguous parts of [0, count), one part a thread. The first exception is thrown again

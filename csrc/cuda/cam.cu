@@ -80,6 +80,8 @@ class Cam {
 
     // Shared memory for the ring of tiles: what lets two blocks share a multiprocessor, beside all else that they hold.
     int64_t room() const { return std::max<int64_t>(24 * 1024, device_.shared_memory / 2 - 40 * 1024); }
+    // What lets one block have all of it; `beside` is what a block holds beside the ring, at most.
+    int64_t most_room(int64_t beside) const { return std::max(room(), device_.shared_memory - beside); }
 
     // As many blocks a map as keep the device busy twice over; false where a map does not fit into a cluster.
     bool plan_cluster() {
@@ -88,7 +90,7 @@ class Cam {
         while (wanted < cluster_parts && maps_ * wanted * 2 <= 2 * device_.multiprocessors) wanted *= 2;
         // Twice, if the device cannot hold a cluster of that size.
         for (int64_t largest = cluster_parts; largest > 0;) {
-            plan_ = plan_fold(call_, rule(), std::min(wanted, largest), room());
+            plan_ = plan_fold(call_, rule(), std::min(wanted, largest), room(), most_room(64 * 1024));
             const auto size = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(plan_.parts)));
             if (size > largest) return false;
             Carve carve(nullptr);
@@ -104,7 +106,7 @@ class Cam {
 
     void plan_passes(Pieces& pieces) {
         const int64_t busy = 4 * device_.multiprocessors;
-        plan_ = plan_fold(call_, rule(), std::max<int64_t>(1, busy / maps_), room());
+        plan_ = plan_fold(call_, rule(), std::max<int64_t>(1, busy / maps_), room(), most_room(12 * 1024));
         drawing_ = plan_drawing<T>(finish_.frame, finish_.normalize, maps_, device_);
         Carve carve(nullptr);
         FoldSpace<T>(carve, plan_);

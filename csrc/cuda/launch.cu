@@ -1,8 +1,11 @@
 // See launch.hpp.
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
+#include <new>
 #include <stdexcept>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -29,12 +32,40 @@ void check(cudaError_t status, const char* doing) {
         text("fusedcam: ", doing, " failed: ", cudaGetErrorName(status), ", ", cudaGetErrorString(status)));
 }
 
+// A list as CMake writes it: "80-real" is code for the minor versions of 8 from 0 on, "90-virtual" what the driver
+// compiles for 9.0 and everything later, "120" both.
+bool runs(std::string_view architectures, int capability) {
+    while (!architectures.empty()) {
+        const size_t end = std::min(architectures.find(';'), architectures.size());
+        const std::string_view entry = architectures.substr(0, end);
+        architectures.remove_prefix(std::min(end + 1, architectures.size()));
+        const int compiled = std::atoi(std::string(entry).c_str());
+        const bool real = entry.find("-virtual") == entry.npos, virtually = entry.find("-real") == entry.npos;
+        if (compiled == 0) return true;  // "native" and the like
+        if (real && compiled / 10 == capability / 10 && compiled <= capability) return true;
+        if (virtually && compiled <= capability) return true;
+    }
+    return false;
+}
+
 std::string unavailable() {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     static_cast<void>(cudaGetLastError());
     if (status != cudaSuccess) return text(cudaGetErrorName(status), ": ", cudaGetErrorString(status));
-    return count == 0 ? "the driver reports no device" : "";
+    if (count == 0) return "the driver reports no device";
+#if defined(FUSEDCAM_CUDA_ARCHITECTURES)
+    std::string found;
+    for (int index = 0; index < count; ++index) {
+        const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, index) +
+                               attribute(cudaDevAttrComputeCapabilityMinor, index);
+        if (runs(FUSEDCAM_CUDA_ARCHITECTURES, capability)) return "";
+        found += text(found.empty() ? "" : ", ", "sm_", capability);
+    }
+    return text("the kernels were compiled for ", FUSEDCAM_CUDA_ARCHITECTURES, ", and the devices here are ", found);
+#else
+    return "";
+#endif
 }
 
 int device_of(const void* pointer) {
@@ -47,14 +78,26 @@ void* reserve(int64_t bytes, const Queue& queue) {
     if (bytes == 0) return nullptr;
     const OnDevice here(queue.device);
     void* memory = nullptr;
-    check(cudaMallocAsync(&memory, static_cast<size_t>(bytes), static_cast<cudaStream_t>(queue.stream)),
-          "reserving memory");
+    const cudaError_t status =
+        cudaMallocAsync(&memory, static_cast<size_t>(bytes), static_cast<cudaStream_t>(queue.stream));
+    if (status == cudaErrorMemoryAllocation) {
+        static_cast<void>(cudaGetLastError());
+        throw std::bad_alloc();
+    }
+    check(status, "reserving memory");
     return memory;
 }
 
-void release(void* memory) noexcept {
+void release(void* memory, int index) noexcept {
+    if (!memory) return;
     // A failure here has no one to tell: the interpreter may be ending, and the driver with it.
-    if (memory && cudaFree(memory) != cudaSuccess) static_cast<void>(cudaGetLastError());
+    try {
+        const OnDevice here(index);
+        // cudaFree would not wait for memory of cudaMallocAsync.
+        if (cudaDeviceSynchronize() == cudaSuccess && cudaFree(memory) == cudaSuccess) return;
+    } catch (const std::exception&) {
+    }
+    static_cast<void>(cudaGetLastError());
 }
 
 void follow(const Queue& queue, void* stream) {
@@ -136,11 +179,11 @@ int largest_cluster(const void* kernel, const Device& device, int64_t shared_mem
     const std::lock_guard guard(lock);
     const auto found = known.find({kernel, device.index, asked});
     if (found != known.end()) return found->second;
-    int& largest = known[{kernel, device.index, asked}];
     cudaFuncAttributes attributes{};
     check(cudaFuncGetAttributes(&attributes, kernel), "asking for a kernel's attributes");
-    if (attributes.ptxVersion < 90) return largest = 0;
+    if (attributes.ptxVersion < 90) return known[{kernel, device.index, asked}] = 0;
     allow_locked(kernel, device, asked, true);
+    int largest = 0;
     cudaLaunchAttribute cluster{};
     cudaLaunchConfig_t config{};
     config.blockDim = dim3(threads, 1, 1);
@@ -155,7 +198,7 @@ int largest_cluster(const void* kernel, const Device& device, int64_t shared_mem
         if (cudaOccupancyMaxActiveClusters(&active, kernel, &config) == cudaSuccess && active > 0) break;
         static_cast<void>(cudaGetLastError());
     }
-    return largest;
+    return known[{kernel, device.index, asked}] = largest;
 }
 
 bool capturing(const Queue& queue) {

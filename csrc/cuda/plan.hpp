@@ -89,9 +89,9 @@ inline Source plan_source(const ArrayView& view, int first, const FoldPlan& plan
     return source;
 }
 
-// `parts` is how many blocks should share one map; there may be fewer. `room` is what shared memory the ring may take;
-// it takes more where not even one channel fits three times.
-inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t room) {
+// `parts` is how many blocks should share one map; there may be fewer. `room` is what shared memory the ring may take.
+// It takes up to `most_room` where a tile of whole 16 bytes fits no less, and more where not even one channel does.
+inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t room, int64_t most_room) {
     const ArrayView &a = call.activations, &g = call.gradients;
     const auto up = [](int64_t value, int64_t step) { return (value + step - 1) / step * step; };
     FoldPlan plan{};
@@ -116,8 +116,9 @@ inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t 
         const int64_t size = item_size(a.dtype), each = (pixels + pooled) * size;
         // Tiles of a multiple of 16 bytes, none much smaller than the others.
         const int64_t whole = 16 / std::gcd<int64_t>(16, std::gcd(pixels, pooled) * size);
-        const int64_t most = std::max<int64_t>(1, room / stages / each),
-                      fit = most >= whole ? most / whole * whole : most;
+        int64_t most = std::max<int64_t>(1, room / stages / each);
+        if (most < whole && most_room / stages / each >= whole) most = whole;
+        const int64_t fit = most >= whole ? most / whole * whole : most;
         const int64_t of_block = std::min(plan.block, up(plan.channels, whole)), tiles = (of_block + fit - 1) / fit;
         plan.tile = static_cast<int>(std::min(fit, up((of_block + tiles - 1) / tiles, whole)));
         plan.activations = plan_source(a, 1, plan, pixels);

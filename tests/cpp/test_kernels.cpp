@@ -1,8 +1,11 @@
 // cam, resize, colorize and overlay on random shapes, types and layouts against float64, in memory of exact size.
 #include <array>
+#include <atomic>
 #include <limits>
+#include <thread>
 
 #include "compare.hpp"
+#include "cpu/threads.hpp"
 
 using namespace fusedcam;
 using namespace test;
@@ -62,15 +65,32 @@ TEST_CASE(work_is_shared_out_over_threads) {
     for (auto& row : palette)
         for (auto& value : row) value = static_cast<uint8_t>(integer(0, 255));
     for (const int64_t maps : {1, 7}) {
-        Array heatmap(shape_of({maps, 9, 11}), DType::float32), image(shape_of({maps, 400, 500, 3}), DType::uint8);
+        Array heatmap(shape_of({maps, 9, 11}), DType::float32), image(shape_of({maps, 700, 900, 3}), DType::uint8);
         heatmap.fill_normal();
         image.fill(100);
-        on_threads(plan_resize(heatmap.view(), {400, 500}, Normalize::minmax), DType::float32, cpu::resize);
+        on_threads(plan_resize(heatmap.view(), {700, 900}, Normalize::minmax), DType::float32, cpu::resize);
         on_threads(plan_overlay(image.view(), heatmap.view(), palette, 0.4, Normalize::max), DType::uint8,
                    cpu::overlay);
-        on_threads(plan_colorize(heatmap.view(), palette, Size{400, 500}, Normalize::minmax), DType::uint8,
+        on_threads(plan_colorize(heatmap.view(), palette, Size{700, 900}, Normalize::minmax), DType::uint8,
                    cpu::colorize);
     }
+}
+
+TEST_CASE(a_limit_that_changes_meanwhile) {
+    std::atomic<bool> done{false};
+    std::thread changing([&] {
+        for (int limit = 0; !done.load(); limit = (limit + 1) % 4) cpu::limit_threads(limit);
+    });
+    for (int round = 0; round < 3000; ++round) {
+        std::array<int, 64> seen{};
+        cpu::parallel_ranges(64, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
+        });
+        for (const int times : seen) CHECK(times == 1, "%d times in round %d", times, round);
+    }
+    done = true;
+    changing.join();
+    cpu::limit_threads(0);
 }
 
 TEST_CASE(resize_agrees_with_float64_and_keeps_the_extremes) {

@@ -84,12 +84,16 @@ TEST_CASE(rescaling_hits_both_ends_and_flat_maps_become_zero) {
 }
 
 TEST_CASE(a_control_groups_processors) {
-    const std::string folder = std::filesystem::temp_directory_path() / std::to_string(getpid());
-    const std::string first = folder + "quota", second = folder + "period";
+    namespace fs = std::filesystem;
+    const fs::path root = fs::temp_directory_path() / ("groups" + std::to_string(getpid()));
+    const auto write = [&](const char* file, const char* content) {
+        fs::create_directories((root / file).parent_path());
+        std::ofstream(root / file) << content;
+    };
     const auto of = [&](const char* quota, const char* period) {
-        std::ofstream(first) << quota;
-        if (period) std::ofstream(second) << period;
-        return cpu::detail::processors_of(first.c_str(), period ? second.c_str() : nullptr);
+        write("quota", quota);
+        if (period) write("period", period);
+        return cpu::detail::processors_of(root / "quota", period ? (root / "period").string() : "");
     };
     CHECK(of("200000 100000\n", nullptr) == 2);
     CHECK(of("150000 100000\n", nullptr) == 2, "a part of a processor takes a thread");
@@ -97,7 +101,23 @@ TEST_CASE(a_control_groups_processors) {
     CHECK(of("-1\n", "100000\n") == 0);
     CHECK(of("50000\n", "100000\n") == 1);
     CHECK(of("", "") == 0 && of("7", nullptr) == 0 && of("3 0", nullptr) == 0);
-    std::filesystem::remove(first);
-    std::filesystem::remove(second);
-    CHECK(cpu::detail::processors_of(first.c_str(), nullptr) == 0);
+
+    const auto in_groups = [&](const char* groups) {
+        write("groups", groups);
+        return cpu::detail::group_processors(root / "groups", root);
+    };
+    CHECK(in_groups("0::/job/step\n") == 0 && in_groups("") == 0 && in_groups("nonsense\n") == 0);
+    write("job/cpu.max", "300000 100000\n");
+    CHECK(in_groups("0::/job/step\n") == 3, "the group above");
+    write("job/step/cpu.max", "max 100000\n");
+    CHECK(in_groups("0::/job/step\n") == 3 && in_groups("0::/\n") == 0);
+    write("job/step/cpu.max", "200000 100000\n");
+    CHECK(in_groups("0::/job/step\n") == 2);
+    write("cpu.max", "100000 100000\n");
+    CHECK(in_groups("0::/elsewhere\n") == 1, "a container's root");
+    write("cpu,cpuacct/job/cpu.cfs_quota_us", "400000\n");
+    write("cpu,cpuacct/job/cpu.cfs_period_us", "100000\n");
+    CHECK(in_groups("9:name=systemd:/job\n4:cpu,cpuacct:/job\n") == 4);
+    CHECK(in_groups("9:cpuset:/job\n") == 0);
+    fs::remove_all(root);
 }

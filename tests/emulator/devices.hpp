@@ -50,6 +50,7 @@ struct Fake {
     std::map<std::pair<int, const void*>, Consent> consents;
     std::set<void*> memory;
     std::vector<std::pair<cudaStream_t, cudaStream_t>> followed;  // the latter waited for the former
+    std::set<cudaStream_t> used;  // by launches, copies, fills and allocations, and waited for
 };
 inline Fake fake;
 

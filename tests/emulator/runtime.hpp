@@ -59,9 +59,15 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     return cudaSuccess;
 }
 
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+inline cudaError_t cudaDeviceSynchronize() {
     using namespace fusedcam::cuda::emulator;
     ++fake.counts.synchronizations;
+    return note(fake.capturing ? cudaErrorStreamCaptureUnsupported : no_device());
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    using namespace fusedcam::cuda::emulator;
+    ++fake.counts.synchronizations;
+    fake.used.insert(stream);
     return note(fake.capturing ? cudaErrorStreamCaptureUnsupported : no_device());
 }
 // Whatever was started is done already, so streams only have to be there.
@@ -89,18 +95,22 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
     *status = fusedcam::cuda::emulator::fake.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr) {
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                                   cudaStream_t stream = nullptr) {
+    fusedcam::cuda::emulator::fake.used.insert(stream);
     ++fusedcam::cuda::emulator::fake.counts.copies;
     if (bytes) std::memcpy(to, from, bytes);
     return cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t = nullptr) {
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream = nullptr) {
+    fusedcam::cuda::emulator::fake.used.insert(stream);
     ++fusedcam::cuda::emulator::fake.counts.fills;
     if (bytes) std::memset(to, value, bytes);
     return cudaSuccess;
 }
-inline cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t) {
+inline cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
     using namespace fusedcam::cuda::emulator;
+    fake.used.insert(stream);
     if (no_device() != cudaSuccess) return note(no_device());
     if (fake.memory_error != cudaSuccess) return note(fake.memory_error);
     ++fake.counts.allocations;
@@ -185,6 +195,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const cudaError_t refused = check(*config, reinterpret_cast<const void*>(kernel));
     if (refused != cudaSuccess) return refused;
     ++fake.counts.launches;
+    fake.used.insert(config->stream);
     const std::tuple<std::decay_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
     launch({config->gridDim, static_cast<int>(config->blockDim.x), static_cast<int64_t>(config->dynamicSmemBytes),
             cluster_of(*config), device().ptx >= 90},
