@@ -15,6 +15,7 @@ class Bug(NamedTuple):
 LIKELY = {
     "colour.hpp": ("colorize", "overlay"),
     "cpu/overlay.cpp": ("colorize", "overlay"),
+    "cpu/paint_kernels.hpp": ("colorize", "overlay"),
     "a weight of 0 reads infinity": ("nan",),
     "minimum and maximum lose NaN": ("nan",),
     "a NaN map becomes zeros": ("nan",),
@@ -34,7 +35,9 @@ def bug(file: str, name: str, *texts: str) -> Bug:
 
 
 NONE = bug("ops.cpp", "no bug")
-CAM, ROWS, DRAWING = "cpu/cam.cpp", "cpu/row_kernels.hpp", "cpu/draw_kernels.hpp"
+CAM, ROWS, DRAWING, PAINT = (
+    f"cpu/{name}" for name in ("cam.cpp", "row_kernels.hpp", "draw_kernels.hpp", "paint_kernels.hpp")
+)
 FOLDED = """for (; c < count; ++c) {
         const T sum"""
 CHAIN = """    if (full < 0) {
@@ -139,7 +142,7 @@ BUGS = [
     bug(ROWS, "skipped tail of folded channels", FOLDED, FOLDED.replace("c < count", "c < 0")),
     bug(ROWS, "the rest of a small map is lost", "i = L - rest; i < L", "i = L; i < L"),
     bug(ROWS, "the rest of a map is added twice", "sum += last_lanes(rest, ", "sum += last_lanes(int64_t{L}, "),
-    bug(ROWS, "the rest of a short row begins too early", "copy[L - rest + i]", "copy[i]"),
+    bug(ROWS, "a short row's last element is lost", "i < length; ++i) sum +=", "i + 1 < length; ++i) sum +="),
     bug(CAM, "skipped last block of channels", "(channels_ + block_ - 1) / block_", "channels_ / block_"),
     bug(CAM, "skipped tail of pooled pixels", POOL, POOL.replace(*FULL_TILES)),
     bug(CAM, "skipped tail of the map's pixels", MAP, MAP.replace(*FULL_TILES)),
@@ -199,11 +202,21 @@ BUGS = [
     bug(
         "cpu/overlay.cpp",
         "alpha and its rest swapped",
-        "share = call.alpha, rest = 1 - call.alpha",
-        "rest = call.alpha, share = 1 - call.alpha",
+        "rest_(1 - call.alpha), share_(call.alpha)",
+        "rest_(call.alpha), share_(1 - call.alpha)",
     ),
-    bug("cpu/overlay.cpp", "NaN pixels blended", "nearest(known ? rest * below", "nearest(true ? rest * below"),
-    bug("cpu/overlay.cpp", "NaN pixels coloured", "known ? colour[c] : 0", "colour[c]"),
+    bug("cpu/overlay.cpp", "NaN pixels of bytes blended", "if (index[x] == unknown_colour) std", "if (false) std"),
+    bug("cpu/overlay.cpp", "NaN pixels of floats blended", "nearest(known ? rest_", "nearest(true ? rest_"),
+    bug(
+        "cpu/overlay.cpp",
+        "a row's last pixel has no colour",
+        "std::memcpy(out + 3 * (width - 1), colours_",
+        "if (width < 0) std::memcpy(out, colours_",
+    ),
+    bug(PAINT, "NaN pixels coloured", "_mm256_blendv_epi8(_mm256_set1_epi32(unknown_colour), found, *known)", "found"),
+    bug(PAINT, "indices not put right", "_mm256_add_epi32(_mm256_sub_epi32(first, more), less)", "first"),
+    bug(PAINT, "whole numbers rounded down", "of_image * image[i] + 128)", "of_image * image[i])"),
+    bug(PAINT, "averages rounded down", "colours[i] + image[i] + 1) >> 1", "colours[i] + image[i]) >> 1"),
     bug(
         "colour.hpp",
         "float images not clamped",

@@ -71,6 +71,10 @@ void draw_row(const T* low, const T* high, T weight, const Rescale<T>& rescale, 
 
 template <class T>
 void add_extremes(const T* low, const T* high, T weight, int64_t width, Extremes<T>& range) {
+    if (width < lanes<T>) {  // and without what many lanes cost at the end
+        for (int64_t x = 0; x < width; ++x) range.add(lerp(low[x], high[x], weight));
+        return;
+    }
     Vector<T> least(range.low), most(range.high), trace(T(0));
     int64_t x = 0;
     for (; x + lanes<T> <= width; x += lanes<T>) {

@@ -13,15 +13,18 @@ FUSEDCAM_INLINE T one(Element value) {
     return static_cast<T>(widen(value));
 }
 
-// The last, incomplete vector of a row, its elements in the last lanes and zeros before them. Reads no element before
-// the row: one that is shorter than a vector is copied.
+// The last, incomplete vector of a row of at least one whole one: its elements in the last lanes, zeros before them.
 template <class Rule, class T, class Element>
 FUSEDCAM_INLINE Vector<T> gathered_rest(const Element* row, int64_t length, int64_t rest) {
-    constexpr int L = lanes<T>;
-    if (length >= L) return last_lanes(rest, Rule::gather(load<T>(row + length - L)));
-    T copy[L] = {};
-    for (int64_t i = 0; i < rest; ++i) copy[L - rest + i] = one<T>(row[i]);
-    return last_lanes(rest, Rule::gather(load<T>(static_cast<const T*>(copy))));
+    return last_lanes(rest, Rule::gather(load<T>(row + length - lanes<T>)));
+}
+
+// Sum of Rule::gather over a row that fills no vector.
+template <class Rule, class T, class Element>
+FUSEDCAM_INLINE T short_sum(const Element* row, int64_t length) {
+    T sum = T(0);
+    for (int64_t i = 0; i < length; ++i) sum += Rule::gather(one<T>(row[i]));
+    return sum;
 }
 
 // Brings `bytes` that will be read soon towards the cache. They are read while others are: one stream alone does not
@@ -58,6 +61,8 @@ FUSEDCAM_INLINE Vector<T> row_sum(const Element* row, int64_t length, const Elem
 template <class Rule, class T, class Element>
 void pool(const Element* rows, int64_t step, int64_t count, int64_t length, T* sums) {
     int64_t c = 0;
+    if (length < lanes<T>)
+        for (; c < count; ++c) sums[c] = short_sum<Rule, T>(rows + c * step, length);
     for (; c + 4 <= count; c += 4) {
         Vector<T> four[4];
         for (int j = 0; j < 4; ++j) four[j] = row_sum<Rule, T, -1>(rows + (c + j) * step, length);
@@ -74,7 +79,8 @@ FUSEDCAM_INLINE T pooled(const Element* row, int64_t length, const Element* othe
     sums.reset();
     for (int64_t p = 0; p < length; p += longest_sum) {
         const int64_t piece = length - p < longest_sum ? length - p : longest_sum;
-        sums.add(sum_of(row_sum<Rule, T, -1>(row + p, piece, other + p)));
+        sums.add(piece < lanes<T> ? short_sum<Rule, T>(row + p, piece)
+                                  : sum_of(row_sum<Rule, T, -1>(row + p, piece, other + p)));
     }
     return sums.total();
 }
