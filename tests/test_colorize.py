@@ -58,6 +58,9 @@ def test_halves_are_rounded_upwards(dtype):
     heat = ramp(dtype)
     expected = reference.colorize(heat.astype(np.float64), GREY)
     assert np.array_equal(fusedcam.colorize(heat, colormap=GREY), expected)
+    # One by one, as the rest of a row that fills no vector is coloured.
+    alone = fusedcam.colorize(heat.reshape(-1, 1), colormap=GREY)
+    assert np.array_equal(alone, expected.reshape(-1, 1, 3))
     assert fusedcam.colorize(np.array([[0.5]], dtype), colormap=GREY).tolist() == [[[128] * 3]]
 
 
