@@ -23,6 +23,7 @@ from torch import Tensor
 import gpu_peers
 import peers
 from gpu_peers import Call
+from timing import quartiles
 
 ROTATED = 240e6  # bytes
 HOST_ROUNDS = 5
@@ -191,10 +192,6 @@ def error(peer: Peer, side: int, exact: np.ndarray) -> float:
     a, g = peer.pairs[0]
     got = torch.as_tensor(peer.call(a, g, side))[: len(exact)].cpu().double().numpy()
     return float(f"{np.abs(got - exact).max():.2g}")
-
-
-def quartiles(figures: np.ndarray) -> list[float]:
-    return [float(f"{q:.4g}") for q in np.quantile(figures, (0.25, 0.5, 0.75))]
 
 
 def show(rows: dict[str, dict[str, dict[str, object]]]) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,4 +40,4 @@ def load_store(inputs: Sequence[Any], result_bytes: int) -> Callable[[], None]:
             run(data, count, None, 0)
         run(*places[-1], out.ctypes.data, len(out))
 
-    return partial(call)
+    return call

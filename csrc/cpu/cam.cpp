@@ -129,7 +129,7 @@ class Cam {
         }
     }
 
-    // Small maps of one class where they lie, in one go.
+    // The maps of one class where they lie, in one go.
     void fold_block(int64_t activations, int64_t gradients, int64_t count, T* partial) const {
         activations_.with_element([&](auto element) {
             const auto *a = call_.activations.at<const decltype(element)>(activations),

@@ -13,12 +13,10 @@ namespace {
 template <class T>
 class Painter {
   public:
-    explicit Painter(const ColorizeCall& call) {
-        for (int i = 0; i < 256; ++i) std::memcpy(colours_[i], call.palette[i], 3);
-    }
+    explicit Painter(const ColorizeCall& call) { take(call.palette); }
     explicit Painter(const OverlayCall& call) : rest_(1 - call.alpha), share_(call.alpha), blends_(true) {
         mixes_ = 256 * share_ == std::floor(256 * share_);
-        for (int i = 0; i < 256; ++i) std::memcpy(colours_[i], call.palette[i], 3);
+        take(call.palette);
         for (int i = 0; i < 256; ++i)
             for (int c = 0; c < 3; ++c) above_[i][c] = share_ * static_cast<double>(call.palette[i][c]);
     }
@@ -67,6 +65,10 @@ class Painter {
     }
 
   private:
+    void take(Palette palette) {
+        for (int i = 0; i < 256; ++i) std::memcpy(colours_[i], palette[i], 3);
+    }
+
     void colour(const int32_t* index, int64_t width, uint8_t* out) const {
         kernels_.colour(index, width, &colours_[0][0], out);
         std::memcpy(out + 3 * (width - 1), colours_[index[width - 1]], 3);

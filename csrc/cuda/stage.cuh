@@ -60,8 +60,7 @@ class Tiles {
         turn_ = turn_ + 1 == stages ? 0 : turn_ + 1;
         return true;
     }
-    // Of the tile: its place in the part, its channels, and how many of them came before in its block of channels.
-    __device__ int first() const { return first_; }
+    // Of the tile: its channels, and how many came before in its block of channels.
     __device__ int channels() const { return channels_; }
     __device__ int before() const { return first_ % static_cast<int>(plan_.block); }
     __device__ bool ends_block() const {

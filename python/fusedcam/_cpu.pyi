@@ -1,4 +1,4 @@
-"""The native module on the CPU (csrc/bind/module.cpp)."""
+"""The native module on the CPU (csrc/bind/module_cpu.cpp)."""
 
 from collections.abc import Callable
 from types import ModuleType
