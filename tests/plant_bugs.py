@@ -47,6 +47,8 @@ def attempt(copy: Copy, bug: Bug) -> None:
     log = os.open(copy.folder / "log", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if bug.level:
+        os.environ["FUSEDCAM_SIMD"] = bug.level
     copy.build("_cpu")
     use(copy.package)
     os.chdir(copy.folder)

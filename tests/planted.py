@@ -9,6 +9,8 @@ class Bug(NamedTuple):
     edits: tuple[tuple[str, str], ...]
     likely: tuple[str, ...]
     """The tests to begin with, which saves time and nothing else."""
+    level: str | None
+    """The instruction set that has it, where that is one."""
 
 
 # Where test_cam.py is not the one that finds it.
@@ -27,11 +29,24 @@ LIKELY = {
     "channels first preferred": ("overlay",),
 }
 
+LEVELS = {
+    "a row's last pixel has no colour": "avx2",
+    "NaN pixels coloured": "avx2",
+    "indices not put right": "avx2",
+    "no NaN in a short row": "avx2",
+    "NaN pixels coloured at once": "avx512",
+    "indices rounded up": "avx512",
+    "no NaN in a row": "avx512",
+    "the palette's upper half lost": "avx512",
+    "green and blue swapped": "avx512",
+    "the last pixels of a row lost": "avx512",
+}
+
 
 def bug(file: str, name: str, *texts: str) -> Bug:
     """Texts in pairs: old, new, old, new, ..."""
     edits = tuple(zip(texts[::2], texts[1::2], strict=True))
-    return Bug(f"csrc/{file}", name, edits, LIKELY.get(name, LIKELY.get(file, ("minimal", "cam"))))
+    return Bug(f"csrc/{file}", name, edits, LIKELY.get(name, LIKELY.get(file, ("minimal", "cam"))), LEVELS.get(name))
 
 
 NONE = bug("ops.cpp", "no bug")
@@ -213,8 +228,15 @@ BUGS = [
         "std::memcpy(out + 3 * (width - 1), colours_",
         "if (width < 0) std::memcpy(out, colours_",
     ),
-    bug(PAINT, "NaN pixels coloured", "_mm256_blendv_epi8(_mm256_set1_epi32(unknown_colour), found, *known)", "found"),
-    bug(PAINT, "indices not put right", "_mm256_add_epi32(_mm256_sub_epi32(first, more), less)", "first"),
+    bug(PAINT, "NaN pixels coloured", "_mm256_blendv_epi8(_mm256_set1_epi32(unknown_colour), found, known)", "found"),
+    bug(PAINT, "indices not put right", "_mm256_add_epi32(first, less)", "first"),
+    bug(PAINT, "NaN pixels coloured at once", "_mm512_maskz_mov_epi8(known, ", "_mm512_maskz_mov_epi8(~0ull, "),
+    bug(PAINT, "no NaN in a short row", "return _mm256_movemask_epi8(known) == -1;", "return true;"),
+    bug(PAINT, "indices rounded up", "_MM_FROUND_TO_NEG_INF", "_MM_FROUND_TO_POS_INF"),
+    bug(PAINT, "no NaN in a row", "return unknown == 0;", "return true;"),
+    bug(PAINT, "the palette's upper half lost", "_mm512_movepi8_mask(at)", "__mmask64{0}"),
+    bug(PAINT, "green and blue swapped", "i % 3 == 1 ? 64", "i % 3 == 2 ? 64", "if (i % 3 == 2)", "if (i % 3 == 1)"),
+    bug(PAINT, "the last pixels of a row lost", "if (x < width) colour(x, std::false_type{});", ""),
     bug(PAINT, "whole numbers rounded down", "of_image * image[i] + 128)", "of_image * image[i])"),
     bug(PAINT, "averages rounded down", "colours[i] + image[i] + 1) >> 1", "colours[i] + image[i]) >> 1"),
     bug(

@@ -126,6 +126,18 @@ def test_nan_shows_the_image_alone(rng, image_dtype):
     assert np.array_equal(filled[0], plain[0])
 
 
+@pytest.mark.parametrize("alpha", [0.5, 0.3])
+def test_nan_anywhere_in_a_row(rng, alpha):
+    """Where many pixels are coloured at once, and where what is left of a row is."""
+    for width in (*range(1, 40), 64, 70, 129):
+        image = random_image(rng, (width, width, 3), np.uint8)
+        heat = rng.uniform(size=(width, width)).astype(np.float32)
+        expected = fusedcam.overlay(image, heat, alpha=alpha)
+        np.fill_diagonal(heat, np.nan)
+        expected[np.eye(width, dtype=bool)] = image[np.eye(width, dtype=bool)]
+        assert np.array_equal(fusedcam.overlay(image, heat, alpha=alpha), expected)
+
+
 def test_one_heatmap_on_every_kind_of_the_same_image(rng):
     image = random_image(rng, (6, 7, 1), np.uint8)
     heat = rng.uniform(size=(6, 7)).astype(np.float32)

@@ -39,14 +39,20 @@ struct DrawKernels {
     void (*extremes)(const T* low, const T* high, T weight, int64_t width, Extremes<T>& range);
 };
 
-constexpr int32_t unknown_colour = 256;  // the index of NaN, past the palette's last
+constexpr int32_t unknown_colour = 256;  // the index of NaN, past the palette's last; black
+
+// A palette, row by row, with four columns so that one is loaded at once, and column by column.
+struct Colours {
+    uint8_t rows[unknown_colour + 1][4] = {};
+    uint8_t planes[3][unknown_colour] = {};
+};
 
 struct PaintKernels {
     // The palette's row for each value; whether none of them is NaN.
     bool (*index32)(const float* row, int64_t width, int32_t* index);
     bool (*index64)(const double* row, int64_t width, int32_t* index);
-    // out [width, 3] dense, but for the last pixel; palette [257, 4].
-    void (*colour)(const int32_t* index, int64_t width, const uint8_t* palette, uint8_t* out);
+    // out [width, 3] dense, but for the last pixel.
+    void (*colour)(const int32_t* index, int64_t width, const Colours& colours, uint8_t* out);
     // The same, out = nearest(rest * image + above); above [257, 4] is the palette times the colour's share.
     void (*blend)(const int32_t* index, int64_t width, const double* above, double rest, const uint8_t* image,
                   uint8_t* out);

@@ -11,8 +11,11 @@ namespace fusedcam::cpu {
 namespace baseline {
 extern constinit const Kernels table;
 }
-#if defined(FUSEDCAM_HAS_AVX2)
+#if defined(FUSEDCAM_X86_LEVELS)
 namespace avx2 {
+extern constinit const Kernels table;
+}
+namespace avx512 {
 extern constinit const Kernels table;
 }
 #endif
@@ -24,11 +27,23 @@ struct Level {
     bool (*runs)();
 };
 
+#if defined(FUSEDCAM_X86_LEVELS)
+bool runs_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+// From Ice Lake and Zen 4 on.
+bool runs_avx512() {
+    return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vbmi");
+}
+#endif
+
 // The best comes first.
 const Level levels[] = {
-#if defined(FUSEDCAM_HAS_AVX2)
-    {avx2::table,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+#if defined(FUSEDCAM_X86_LEVELS)
+    {avx512::table, runs_avx512},
+    {avx2::table, runs_avx2},
 #endif
     {baseline::table, [] { return true; }},
 };

@@ -66,12 +66,13 @@ class Painter {
 
   private:
     void take(Palette palette) {
-        for (int i = 0; i < 256; ++i) std::memcpy(colours_[i], palette[i], 3);
+        for (int i = 0; i < 256; ++i)
+            for (int c = 0; c < 3; ++c) colours_.rows[i][c] = colours_.planes[c][i] = palette[i][c];
     }
 
     void colour(const int32_t* index, int64_t width, uint8_t* out) const {
-        kernels_.colour(index, width, &colours_[0][0], out);
-        std::memcpy(out + 3 * (width - 1), colours_[index[width - 1]], 3);
+        kernels_.colour(index, width, colours_, out);
+        std::memcpy(out + 3 * (width - 1), colours_.rows[index[width - 1]], 3);
     }
 
     // Pixels [begin, end) of an image of any kind into a dense row.
@@ -97,9 +98,8 @@ class Painter {
     const double rest_ = 0, share_ = 0;
     const bool blends_ = false;
     bool mixes_ = false;  // the shares are multiples of 1 / 256, so that whole numbers blend exactly
-    // One row more for what has no colour; four columns, so that one is loaded at once.
-    uint8_t colours_[unknown_colour + 1][4] = {};
-    double above_[unknown_colour + 1][4] = {};
+    Colours colours_;
+    double above_[unknown_colour + 1][4] = {};  // the palette times its share
 };
 
 template <class T, class Call>

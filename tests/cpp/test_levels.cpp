@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "colour.hpp"
 #include "cpu/resample.hpp"
 
 using namespace fusedcam;
@@ -118,7 +119,71 @@ void drawing() {
     }
 }
 
+// Values of all kinds, those at and beside every half among them.
+template <class T>
+T brightness_of(int round) {
+    const T half = static_cast<T>((integer(0, 255) + 0.5) / 255.0);
+    switch (integer(0, 7)) {
+        case 0: return std::nextafter(half, T(integer(0, 1)));
+        case 1: return half;
+        case 2: return round % 2 ? std::numeric_limits<T>::quiet_NaN() : T(1);
+        case 3: return static_cast<T>(normal());
+        default: return static_cast<T>(integer(0, 1 << 20)) / static_cast<T>(1 << 20);
+    }
+}
+
+template <class T>
+void colours_of(const std::vector<uint8_t>& palette, const Colours& colours) {
+    for (int round = 0; round < 400; ++round) {
+        const int64_t width = integer(1, 300);
+        Buffer<T> row(width);
+        Buffer<int32_t> exact(width);
+        Buffer<uint8_t> picture(3 * width), image(3 * width);
+        bool all_known = true;
+        for (int64_t x = 0; x < width; ++x) {
+            row[x] = brightness_of<T>(round);
+            all_known &= !std::isnan(row[x]);
+            exact[x] = std::isnan(row[x]) ? unknown_colour : colour_index(row[x]);
+            for (int64_t c = 0; c < 3; ++c) {
+                picture[3 * x + c] =
+                    exact[x] == unknown_colour ? uint8_t{0} : palette[static_cast<size_t>(3 * exact[x] + c)];
+                image[3 * x + c] = static_cast<uint8_t>(integer(0, 255));
+            }
+        }
+        const int share = round % 3 ? integer(0, 256) : 128;
+        for (int level = 0; const Kernels* kernels = kernels_of_level(level); ++level) {
+            Buffer<int32_t> index(width);
+            bool known = false;
+            if constexpr (sizeof(T) == 8)
+                known = kernels->paint.index64(row.data.get(), width, index.data.get());
+            else
+                known = kernels->paint.index32(row.data.get(), width, index.data.get());
+            CHECK(known == all_known && index == exact, "%s: indices of %d", kernels->name, int(width));
+            Buffer<uint8_t> out(3 * width), mixed(3 * width);
+            kernels->paint.colour(index.data.get(), width, colours, out.data.get());
+            kernels->paint.mix(picture.data.get(), image.data.get(), 3 * width, share, mixed.data.get());
+            for (int64_t i = 0; i < 3 * width; ++i) {
+                CHECK(i >= 3 * (width - 1) || out[i] == picture[i], "%s: colour %d of %d", kernels->name, int(i),
+                      int(3 * width));
+                CHECK(mixed[i] == (share * picture[i] + (256 - share) * image[i] + 128) / 256, "%s: %d of 256",
+                      kernels->name, share);
+            }
+        }
+    }
+}
+
 }  // namespace
+
+TEST_CASE(rows_are_coloured) {
+    std::vector<uint8_t> palette(3 * 256);
+    Colours colours;
+    for (int i = 0; i < 256; ++i)
+        for (int c = 0; c < 3; ++c)
+            palette[static_cast<size_t>(3 * i + c)] = colours.rows[i][c] = colours.planes[c][i] =
+                static_cast<uint8_t>(integer(0, 255));
+    colours_of<float>(palette, colours);
+    colours_of<double>(palette, colours);
+}
 
 TEST_CASE(rows_of_float32) { rows_of<float, float>(); }
 TEST_CASE(rows_of_float16) { rows_of<float, Float16>(); }
