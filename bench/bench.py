@@ -154,6 +154,7 @@ def main() -> None:
         import scaling
 
         results["scaling"] = scaling.measure()
+        results["threads"] = scaling.over_threads()
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=1) + "\n")
     if "scaling" in results:

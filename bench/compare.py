@@ -34,6 +34,9 @@ def rows(results: dict[str, Any]) -> dict[str, Row]:
         for point in points:
             ours = {"fusedcam": point["fusedcam"], "fusedcam, all threads": point["all threads"]}
             found[f"scaling over {curve}, {point['at']}"] = Row(ours, {"memory": point["memory"]})
+    for title, points in results.get("threads", {}).items():
+        for point in points:
+            found[f"{title}, {point['at']} threads"] = Row({"fusedcam": point["fusedcam"]}, {})
     return found
 
 

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import fusedcam
@@ -18,7 +19,30 @@ CURVES: dict[str, dict[int, Case]] = {
     "pixels of a map": {s * s: BASE._replace(shape=(4, 256, s, s)) for s in (1, 2, 4, 7, 10, 14, 20, 28, 40, 56, 80)},
     "side of the result": {s: BASE._replace(size=s) for s in (7, 14, 28, 56, 112, 224, 448, 896)},
 }
+THREADS = [
+    Case("cam", (8, 2048, 7, 7)),
+    Case("cam", (64, 2048, 7, 7)),
+    Case("cam", (32, 512, 28, 28)),
+    Case("cam", (1, 2048, 32, 32), 1024),
+]
 ROUNDS = 15
+
+
+def over_threads() -> dict[str, list[dict[str, Any]]]:
+    """Of some cases the microseconds on 1, 2, 4, ... threads, and on all."""
+    most = torch.get_num_threads()
+    counts = sorted({most, *(2**power for power in range(most.bit_length()))})
+    found: dict[str, list[dict[str, Any]]] = {}
+    for case in THREADS:
+        call = partial(fusedcam.cam, *case.arrays(), size=case.size)
+        points: dict[int, list[np.ndarray]] = {count: [] for count in counts}
+        for _ in range(5):  # the counts in turn, and several calls each, since threads take time to come
+            for count in counts:
+                with threads(count):
+                    points[count].append(interleaved({"": call}, 5)[""])
+        found[case.title] = [{"at": at, "fusedcam": quartiles(1e6 * np.concatenate(p))} for at, p in points.items()]
+        print(f"threads, {case.title}:", [(p["at"], p["fusedcam"][1]) for p in found[case.title]], flush=True)
+    return found
 
 
 def measure() -> dict[str, list[dict[str, Any]]]:
@@ -50,8 +74,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
-    for axis, (name, points) in zip(axes.flat, results["scaling"].items(), strict=True):
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
+    *sized, shared, spare = axes.flat
+    spare.set_axis_off()
+    for axis, (name, points) in zip(sized, results["scaling"].items(), strict=True):
         at = [point["at"] for point in points]
         for key, label, style in (
             ("fusedcam", "1 thread", "o-"),
@@ -63,6 +89,14 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel="microseconds")
         axis.grid(True, which="both", alpha=0.3)
     axes[0, 0].legend()
+    for name, points in results["threads"].items():
+        first = points[0]["fusedcam"][1]
+        at = [point["at"] for point in points]
+        shared.plot(at, [first / point["fusedcam"][1] for point in points], "o-", label=name, markersize=4)
+    shared.plot(at, at, "k:", label="as many times")
+    shared.set(xscale="log", yscale="log", xlabel="threads", ylabel="times as fast as one", xticks=at, xticklabels=at)
+    shared.minorticks_off()
+    shared.legend()
     N, C, H, W = BASE.shape
     figure.suptitle(f"fusedcam.cam around ({N}, {C}, {H}, {W}) -> {BASE.size}, {results['machine']['cpu']}")
     figure.savefig(path, dpi=110)

@@ -8,18 +8,21 @@ namespace fusedcam::cpu {
 namespace {
 
 // As sampling.hpp's lerp, lane by lane.
-template <class T>
-FUSEDCAM_INLINE Vector<T> lerp_lanes(const Vector<T>& a, const Vector<T>& b, const Vector<T>& weight) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> lerp_lanes(const Vector<T, bytes>& a, const Vector<T, bytes>& b,
+                                            const Vector<T, bytes>& weight) {
     return where_zero(weight, a, a + weight * (b - a));
 }
 
 template <class T>
 void widen_row(const T* from, int64_t in, const int32_t* starts, const T* weights, T* to) {
+    constexpr int L = lanes<T, widest_bytes>;
+    static_assert(L <= padding);
     for (int64_t cell = 0; cell < in; ++cell) {
-        const Vector<T> a(from[cell]), b(from[cell + 1 < in ? cell + 1 : cell]);
+        const Vector<T, widest_bytes> a(from[cell]), b(from[cell + 1 < in ? cell + 1 : cell]);
         // What is written too far belongs to the next cell, which comes next.
-        for (int64_t x = starts[cell]; x < starts[cell + 1]; x += lanes<T>)
-            store(to + x, lerp_lanes(a, b, load<T>(weights + x)));
+        for (int64_t x = starts[cell]; x < starts[cell + 1]; x += L)
+            store(to + x, lerp_lanes(a, b, load<T, widest_bytes>(weights + x)));
     }
 }
 
@@ -27,23 +30,28 @@ void widen_row(const T* from, int64_t in, const int32_t* starts, const T* weight
 enum class By { nothing, factor, divisor };
 
 // As Rescale's, lane by lane. NaN passes.
-template <By by, class T>
-FUSEDCAM_INLINE Vector<T> rescaled(const Vector<T>& value, const Rescale<T>& rescale) {
+template <By by, class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> rescaled(const Vector<T, bytes>& value, const Rescale<T>& rescale) {
+    using V = Vector<T, bytes>;
     if constexpr (by == By::nothing) return value;
-    const Vector<T> from_offset = value - Vector<T>(rescale.offset);
-    const Vector<T> scaled =
-        by == By::divisor ? from_offset / Vector<T>(rescale.divisor) : from_offset * Vector<T>(rescale.factor);
-    return greater(Vector<T>(rescale.floor), lesser(Vector<T>(T(1)), scaled));
+    const V from_offset = value - V(rescale.offset);
+    const V scaled = by == By::divisor ? from_offset / V(rescale.divisor) : from_offset * V(rescale.factor);
+    return greater(V(rescale.floor), lesser(V(T(1)), scaled));
 }
 
 template <By by, bool between, class T>
 FUSEDCAM_INLINE void blend(const T* low, const T* high, T weight, Rescale<T> rescale, int64_t width, T* out) {
     int64_t x = 0;
-    for (; x + lanes<T> <= width; x += lanes<T>) {
-        Vector<T> value = load<T>(low + x);
-        if (between) value = value + Vector<T>(weight) * (load<T>(high + x) - value);
-        store(out + x, rescaled<by>(value, rescale));
-    }
+    const auto vectors = [&](auto bytes) FUSEDCAM_LAMBDA {
+        constexpr int L = lanes<T, bytes()>;
+        for (; x + L <= width; x += L) {
+            auto value = load<T, bytes()>(low + x);
+            if (between) value = value + Vector<T, bytes()>(weight) * (load<T, bytes()>(high + x) - value);
+            store(out + x, rescaled<by>(value, rescale));
+        }
+    };
+    vectors(std::integral_constant<int, widest_bytes>{});
+    if (widest_bytes > vector_bytes) vectors(std::integral_constant<int, vector_bytes>{});
     for (; x < width; ++x) {
         const T value = between ? lerp(low[x], high[x], weight) : low[x];
         out[x] = by == By::nothing ? value : rescale(value);

@@ -15,7 +15,7 @@ namespace fusedcam::cpu {
 
 constexpr int64_t longest_sum = 1024;  // elements that `pool` adds up: its chains are 32 long
 constexpr int64_t folded_pixels = 64;  // of a map that `fold` keeps in registers
-constexpr int64_t padding = 8;         // elements that may be written after a row of `widen`, and read after weights
+constexpr int64_t padding = 16;        // elements that may be written after a row of `widen`, and read after weights
 
 // Of one rule, elements of one type and sums of T. Rows are dense, `step` elements apart.
 template <class T, class Element>

@@ -1,5 +1,6 @@
-// Vectors of 32 bytes for the kernels, in as many registers as the instruction set needs: one source for every set, and
-// the same bits, since no product is contracted and lanes are added in one order. By the compiler's own vector types;
+// Vectors for the kernels, in as many registers as the instruction set needs: one source for every set, and the same
+// bits, since no product is contracted and lanes are added in one order, that of 32 bytes. Where lanes do not meet, the
+// vectors may be wider. By the compiler's own vector types;
 // what a set has an instruction of its own for stands in one function each.
 #pragma once
 
@@ -19,29 +20,34 @@
 namespace fusedcam::cpu {
 namespace {
 
-#if defined(__AVX2__)
-constexpr int register_bytes = 32;
+#if defined(__AVX512F__)
+constexpr int largest_register = 64;
+#elif defined(__AVX2__)
+constexpr int largest_register = 32;
 #else
-constexpr int register_bytes = 16;
+constexpr int largest_register = 16;
 #endif
 constexpr int vector_bytes = 32;
-constexpr int parts = vector_bytes / register_bytes;
+constexpr int widest_bytes = largest_register > vector_bytes ? largest_register : vector_bytes;
+template <int bytes>
+constexpr int register_bytes = bytes < largest_register ? bytes : largest_register;
 
-template <class T>
-constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+template <class T, int bytes = vector_bytes>
+constexpr int lanes = bytes / static_cast<int>(sizeof(T));
 
-template <class Lane>
+template <class Lane, int bytes = vector_bytes>
 struct Register {
-    typedef Lane type __attribute__((vector_size(register_bytes)));
+    typedef Lane type __attribute__((vector_size(register_bytes<bytes>)));
 };
-typedef uint16_t Words __attribute__((vector_size(register_bytes / 2)));  // as many as a register has floats
+typedef uint16_t Words __attribute__((vector_size(register_bytes<vector_bytes> / 2)));  // as a register has floats
 template <class T>
 using IntegerOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
 // One lane after the other, T each.
-template <class T>
+template <class T, int bytes = vector_bytes>
 struct Vector {
-    using Part = typename Register<T>::type;
+    static constexpr int parts = bytes / register_bytes<bytes>;
+    using Part = typename Register<T, bytes>::type;
     Part part[parts];
 
     Vector() = default;
@@ -50,56 +56,57 @@ struct Vector {
     }
 };
 
-template <class T, class Op>
-FUSEDCAM_INLINE Vector<T> each(const Vector<T>& a, const Vector<T>& b, Op&& op) {
-    Vector<T> result;
-    for (int i = 0; i < parts; ++i) result.part[i] = op(a.part[i], b.part[i]);
+template <class T, int bytes, class Op>
+FUSEDCAM_INLINE Vector<T, bytes> each(const Vector<T, bytes>& a, const Vector<T, bytes>& b, Op&& op) {
+    Vector<T, bytes> result;
+    for (int i = 0; i < result.parts; ++i) result.part[i] = op(a.part[i], b.part[i]);
     return result;
 }
-template <class T>
-FUSEDCAM_INLINE Vector<T> operator+(const Vector<T>& a, const Vector<T>& b) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> operator+(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x + y; });
 }
-template <class T>
-FUSEDCAM_INLINE Vector<T> operator-(const Vector<T>& a, const Vector<T>& b) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> operator-(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x - y; });
 }
-template <class T>
-FUSEDCAM_INLINE Vector<T> operator*(const Vector<T>& a, const Vector<T>& b) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> operator*(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x * y; });
 }
-template <class T>
-FUSEDCAM_INLINE Vector<T> operator/(const Vector<T>& a, const Vector<T>& b) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> operator/(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x / y; });
 }
-template <class T>
-FUSEDCAM_INLINE Vector<T>& operator+=(Vector<T>& a, const Vector<T>& b) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes>& operator+=(Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return a = a + b;
 }
 
 // a where a is less, else b, as minimum instructions have it: NaN in either is b. And the same of what is greater.
-template <class T>
-FUSEDCAM_INLINE Vector<T> lesser(const Vector<T>& a, const Vector<T>& b) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> lesser(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x < y ? x : y; });
 }
-template <class T>
-FUSEDCAM_INLINE Vector<T> greater(const Vector<T>& a, const Vector<T>& b) {
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> greater(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x > y ? x : y; });
 }
 // a where `weight` is zero, else b.
-template <class T>
-FUSEDCAM_INLINE Vector<T> where_zero(const Vector<T>& weight, const Vector<T>& a, const Vector<T>& b) {
-    Vector<T> result;
-    for (int i = 0; i < parts; ++i) result.part[i] = weight.part[i] == T(0) ? a.part[i] : b.part[i];
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> where_zero(const Vector<T, bytes>& weight, const Vector<T, bytes>& a,
+                                            const Vector<T, bytes>& b) {
+    Vector<T, bytes> result;
+    for (int i = 0; i < result.parts; ++i) result.part[i] = weight.part[i] == T(0) ? a.part[i] : b.part[i];
     return result;
 }
 // Whether any lane is NaN.
-template <class T>
-FUSEDCAM_INLINE bool any_nan(const Vector<T>& value) {
-    typename Register<IntegerOf<T>>::type found{};
-    for (int i = 0; i < parts; ++i) found |= value.part[i] != value.part[i];
+template <class T, int bytes>
+FUSEDCAM_INLINE bool any_nan(const Vector<T, bytes>& value) {
+    typename Register<IntegerOf<T>, bytes>::type found{};
+    for (int i = 0; i < value.parts; ++i) found |= value.part[i] != value.part[i];
     IntegerOf<T> all = 0;
-    for (int i = 0; i < register_bytes / static_cast<int>(sizeof(T)); ++i) all |= found[i];
+    for (int i = 0; i < lanes<T, register_bytes<bytes>>; ++i) all |= found[i];
     return all != 0;
 }
 
@@ -130,13 +137,13 @@ FUSEDCAM_INLINE Floats widened_half(Bits bits) {
 }
 
 // A vector of T from as many elements, converted in registers.
-template <class T, class Element>
-FUSEDCAM_INLINE Vector<T> load(const Element* from) {
+template <class T, int bytes = vector_bytes, class Element>
+FUSEDCAM_INLINE Vector<T, bytes> load(const Element* from) {
     if constexpr (std::is_same_v<Element, T>) {
-        return load_as<Vector<T>>(from);
+        return load_as<Vector<T, bytes>>(from);
     } else {
-        static_assert(sizeof(Element) == 2 && sizeof(T) == 4);
-        constexpr int each = lanes<T> / parts;
+        static_assert(sizeof(Element) == 2 && sizeof(T) == 4 && bytes == vector_bytes);
+        constexpr int parts = Vector<T>::parts, each = lanes<T> / parts;
         using Floats = typename Register<float>::type;
         using Bits = typename Register<uint32_t>::type;
         Vector<T> result;
@@ -159,8 +166,8 @@ FUSEDCAM_INLINE Vector<T> load(const Element* from) {
         return result;
     }
 }
-template <class T>
-FUSEDCAM_INLINE void store(T* to, const Vector<T>& value) {
+template <class T, int bytes>
+FUSEDCAM_INLINE void store(T* to, const Vector<T, bytes>& value) {
     std::memcpy(to, &value, sizeof value);
 }
 
@@ -178,8 +185,8 @@ FUSEDCAM_INLINE Vector<T> last_lanes(int64_t count, const Vector<T>& value) {
         return made;
     }();
     Vector<T> result;
-    for (int i = 0; i < parts; ++i) {
-        const Part mask = load_as<Part>(table.lane + count + i * (lanes<T> / parts));
+    for (int i = 0; i < result.parts; ++i) {
+        const Part mask = load_as<Part>(table.lane + count + i * (lanes<T> / result.parts));
         result.part[i] = bits_as<typename Vector<T>::Part>(mask & bits_as<Part>(value.part[i]));
     }
     return result;
