@@ -2,6 +2,7 @@
 #include "ops.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "check.hpp"
 #include "rules.hpp"
@@ -19,6 +20,11 @@ void check_size(const char* op, Size size) {
     if (bad(size.height) || bad(size.width))
         refuse_value(op, ": size is (", size.height, ", ", size.width,
                      "); height and width must be from 1 to 2**31 - 1");
+}
+
+void check_eps(const char* op, Normalization normalize) {
+    if (!(normalize.eps >= 0 && normalize.eps < std::numeric_limits<float>::max()))
+        refuse_value(op, ": eps is ", normalize.eps, "; accepted is a finite number of at least 0");
 }
 
 void check_spatial_extent(const char* op, Named array, int64_t height, int64_t width) {
@@ -131,6 +137,7 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
                    rules::All{});
         refuse_value("cam: method is ", quoted(options.method), "; accepted: ", known);
     }
+    check_eps("cam", options.normalize);
     check_floating("cam", {"activations", activations});
     check_alike("cam", {"activations", activations}, {source == CamSource::weights ? "weights" : "gradients", second});
 
@@ -179,7 +186,8 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
     return call;
 }
 
-ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalize normalize) {
+ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize) {
+    check_eps("resize", normalize);
     ResizeCall call;
     call.heatmap = checked_heatmap("resize", heatmap);
     check_size("resize", size);

@@ -25,7 +25,7 @@ struct CamOptions {
     std::string_view method = "gradcam";
     std::optional<Size> size;
     bool relu = true;
-    Normalize normalize = Normalize::minmax;
+    Normalization normalize = Normalize::minmax;
     NanPolicy nan = NanPolicy::propagate;
     int64_t spatial = 2;
     bool channels_last = false;
@@ -52,11 +52,11 @@ struct ResizeCall {
     ArrayView heatmap;  // [..., H, W]
     ArrayView out;      // [..., H', W']
     Shape result;
-    Normalize normalize = Normalize::none;
+    Normalization normalize;
     double work = 0;
 };
 
-ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalize normalize);
+ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize);
 
 // A colour map: 256 rows of red, green, blue.
 using Palette = const uint8_t (*)[3];
@@ -66,7 +66,7 @@ struct ColorizeCall {
     ArrayView out;      // [..., H', W', 3] uint8
     Shape result;
     Palette palette = nullptr;
-    Normalize normalize = Normalize::none;
+    Normalization normalize;
     double work = 0;
 };
 
@@ -79,7 +79,7 @@ struct OverlayCall {
     Shape result;
     Palette palette = nullptr;
     double alpha = 0.5;  // the colour's share
-    Normalize normalize = Normalize::none;
+    Normalization normalize;
     double work = 0;
 };
 
@@ -102,6 +102,22 @@ void cam(const CamCall& call);
 void resize(const ResizeCall& call);
 void colorize(const ColorizeCall& call);
 void overlay(const OverlayCall& call);
+
+// Of pytorch-grad-cam's users alone, whose pictures are NumPy arrays, and so of this backend alone.
+template <class T>
+struct StretchCall {
+    int64_t height, width;
+    const T* image;         // [H, W, 3]
+    const uint8_t* index;   // [H, W], rows of `colours`
+    const T (*colours)[4];  // [256, 4], the colours times their share; the fourth column is not used
+    T share;                // the image's
+    uint8_t* out;           // [H, W, 3]
+};
+struct Stretched {
+    double image, picture;  // the brightest values: of the image, and of the picture before it was divided by it
+};
+template <class T>
+Stretched overlay_stretched(const StretchCall<T>& call);
 
 }  // namespace cpu
 

@@ -11,6 +11,15 @@ namespace fusedcam {
 
 enum class Normalize : uint8_t { none, minmax, max };
 
+// Which extremes a map is normalised by, and what is added to what its values are divided by: nothing, or a peer's eps.
+struct Normalization {
+    Normalize by = Normalize::none;
+    double eps = 0;
+
+    FUSEDCAM_HD Normalization(Normalize by = Normalize::none, double eps = 0) : by(by), eps(eps) {}
+    FUSEDCAM_HD bool any() const { return by != Normalize::none; }
+};
+
 // One output coordinate as two input coordinates and the weight of the second.
 template <class T>
 struct Tap {
@@ -95,12 +104,12 @@ struct Rescale {
     T fill = T(0), offset = T(0), divisor = T(1), factor = T(1), floor = -std::numeric_limits<T>::infinity();
 
     FUSEDCAM_HD Rescale() {}
-    FUSEDCAM_HD Rescale(Normalize mode, Extremes<T> range) {
-        if (mode == Normalize::none) return;
+    FUSEDCAM_HD Rescale(Normalization mode, Extremes<T> range) {
+        if (!mode.any()) return;
         identity = false;
-        const bool minmax = mode == Normalize::minmax;
+        const bool minmax = mode.by == Normalize::minmax;
         offset = minmax ? range.low : T(0);
-        divisor = range.high - offset;
+        divisor = range.high - offset + static_cast<T>(mode.eps);
         floor = minmax ? T(0) : floor;
         if (range.low != range.low || range.high != range.high) {
             constant = true;
@@ -110,10 +119,11 @@ struct Rescale {
         }
         // A product takes a fraction of a division's time. Its factor is the reciprocal, or the next number above where
         // divisor * factor would stay below 1: so the maximum becomes exactly 1, and no value errs by more than 1.5
-        // units in its last place. Near the ends of the exponents, where there is no reciprocal, it is a division.
+        // units in its last place. Near the ends of the exponents, where there is no reciprocal, it is a division, and
+        // so it is with an eps, as its peer has it.
         factor = T(1) / divisor;
         if (divisor * factor < T(1)) factor = above(factor);
-        divides = !(divisor > T(1e-30) && divisor < T(1e30));
+        divides = mode.eps != 0 || !(divisor > T(1e-30) && divisor < T(1e30));
     }
 
     // Interior samples may exceed the extremes by a rounding, hence the clamp. Comparisons are written so that NaN

@@ -42,6 +42,7 @@ class Arguments {
     bool boolean(int index, bool fallback) const { return raw(index) ? read_boolean(index) : fallback; }
     int64_t integer(int index, int64_t fallback) const { return raw(index) ? read_integer(index) : fallback; }
     double number(int index) const;
+    double number(int index, double fallback) const { return raw(index) ? number(index) : fallback; }
     std::string_view string(int index, std::string_view fallback) const {
         return raw(index) ? read_string(index) : fallback;
     }

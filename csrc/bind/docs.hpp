@@ -4,7 +4,7 @@
 namespace fusedcam::bind::docs {
 
 inline constexpr char cam[] =
-    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', out=None)
+    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', eps=0.0, out=None)
 --
 
 Class activation maps from a layer's activations and gradients, in one fused pass.
@@ -44,6 +44,8 @@ Args:
         the CPU; on CUDA it waits for the device, and `out` may have been written.
     spatial: the number of spatial axes; 2.
     layout: "first" for channels before the spatial axes, "last" for [N, H, W, C] (gradients [N, K, H, W, C]).
+    eps: added to the range, or to the maximum, by which values are divided, as other packages do; then the maximum stays
+        below 1.
     out: an array of the result's shape, dtype, framework and device to write to and return.
 
 Returns:
@@ -54,7 +56,7 @@ Raises:
     TypeError: an argument of the wrong kind or dtype; both or neither of gradients and weights.
 )";
 
-inline constexpr char resize[] = R"(resize(heatmap, size, *, normalize=None, out=None)
+inline constexpr char resize[] = R"(resize(heatmap, size, *, normalize=None, eps=0.0, out=None)
 --
 
 Heatmaps resampled bilinearly onto another grid, with half-pixel centres and clamped edges.
@@ -65,6 +67,7 @@ Args:
     heatmap: [..., H, W]; float32, float16, bfloat16 or float64; any framework and strides.
     size: an int or (height, width) in pixels.
     normalize: as in `cam`, by the extremes of the resampled map; None leaves the values as they are.
+    eps: as in `cam`.
     out: an array of the result's shape, dtype, framework and device to write to and return.
 
 Returns:

@@ -94,10 +94,10 @@ void compute_then_copy(CamCall& call, const Borrowed& like, const ArrayView& out
 
 PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
     return guarded("cam", values, positional, keywords, [&] {
-        enum { activations_, gradients_, weights_, method, size, relu, normalize, nan, spatial, layout, out };
+        enum { activations_, gradients_, weights_, method, size, relu, normalize, nan, spatial, layout, eps, out };
         static const Signature signature("cam", 2, 1,
                                          {"activations", "gradients", "weights", "method", "size", "relu", "normalize",
-                                          "nan", "spatial", "layout", "out"});
+                                          "nan", "spatial", "layout", "eps", "out"});
         constexpr std::array<std::string_view, 3> policies{"propagate", "zero", "raise"};
         constexpr std::array<std::string_view, 2> layouts{"first", "last"};
         const Arguments given(signature, values, positional, keywords);
@@ -105,7 +105,7 @@ PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObjec
         options.method = given.string(method, options.method);
         options.size = given.size(size);
         options.relu = given.boolean(relu, options.relu);
-        options.normalize = given.normalize(normalize, options.normalize);
+        options.normalize = {given.normalize(normalize, options.normalize.by), given.number(eps, 0)};
         options.nan = static_cast<NanPolicy>(given.choice(nan, 0, policies));
         options.spatial = given.integer(spatial, options.spatial);
         options.channels_last = given.choice(layout, 0, layouts) == 1;
@@ -135,12 +135,12 @@ PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObjec
 
 PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
     return guarded("resize", values, positional, keywords, [&] {
-        enum { heatmap_, size, normalize, out };
-        static const Signature signature("resize", 2, 2, {"heatmap", "size", "normalize", "out"});
+        enum { heatmap_, size, normalize, eps, out };
+        static const Signature signature("resize", 2, 2, {"heatmap", "size", "normalize", "eps", "out"});
         const Arguments given(signature, values, positional, keywords);
         const std::optional<Size> target = given.size(size);
         if (!target) given.refuse(size, "an int or (height, width)", true);
-        const Normalize mode = given.normalize(normalize, Normalize::none);
+        const Normalization mode(given.normalize(normalize, Normalize::none), given.number(eps, 0));
         const Borrowed heatmap("resize", "heatmap", given.required(heatmap_));
         ResizeCall call = plan_resize(heatmap.view(), *target, mode);
         Destination destination("resize", given.get(out), heatmap, call.result, result_dtype(heatmap.view().dtype),

@@ -1,4 +1,5 @@
 // The native module on the CPU: a table of contents.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include "../ops.hpp"
@@ -7,6 +8,28 @@
 #include "numpy.hpp"
 
 namespace py = pybind11;
+
+namespace {
+
+template <class T>
+using Dense = py::array_t<T, py::array::c_style>;
+
+// compat/pictures.py has checked the arrays.
+template <class T>
+py::tuple overlay_stretched(const Dense<T>& image, const Dense<uint8_t>& index, const Dense<T>& colours, double share) {
+    Dense<uint8_t> out({image.shape(0), image.shape(1), py::ssize_t{3}});
+    const fusedcam::cpu::StretchCall<T> call{image.shape(0),
+                                             image.shape(1),
+                                             image.data(),
+                                             index.data(),
+                                             reinterpret_cast<const T(*)[4]>(colours.data()),
+                                             static_cast<T>(share),
+                                             out.mutable_data()};
+    const auto [of_image, of_picture] = fusedcam::cpu::overlay_stretched(call);
+    return py::make_tuple(out, of_image, of_picture);
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
     using namespace fusedcam;
@@ -31,4 +54,11 @@ PYBIND11_MODULE(_cpu, module) {
     module.def(
         "limit_threads", [](int count) { cpu::limit_threads(count); }, py::arg("count"), py::pos_only(),
         "No more threads than that; 0 for no limit.");
+    const char* stretched = "A picture, and the brightest values of its image and of itself; for compat/pictures.py.";
+    module.def("overlay_stretched", overlay_stretched<float>, py::arg("image").noconvert(),
+               py::arg("index").noconvert(), py::arg("colours").noconvert(), py::arg("share"), py::pos_only(),
+               stretched);
+    module.def("overlay_stretched", overlay_stretched<double>, py::arg("image").noconvert(),
+               py::arg("index").noconvert(), py::arg("colours").noconvert(), py::arg("share"), py::pos_only(),
+               stretched);
 }

@@ -3,6 +3,7 @@
 #include "draw_kernels.hpp"
 #include "paint_kernels.hpp"
 #include "row_kernels.hpp"
+#include "stretch_kernels.hpp"
 
 #define FUSEDCAM_QUOTED(name) #name
 #define FUSEDCAM_NAME(name) FUSEDCAM_QUOTED(name)
@@ -27,6 +28,8 @@ constexpr Kernels make() {
     made.draw32 = draw_kernels<float>;
     made.draw64 = draw_kernels<double>;
     made.paint = paint_kernels;
+    made.stretch32 = stretch_kernels<float>;
+    made.stretch64 = stretch_kernels<double>;
     return made;
 }
 

@@ -61,6 +61,15 @@ struct PaintKernels {
     void (*mix)(const uint8_t* colours, const uint8_t* image, int64_t count, int share, uint8_t* out);
 };
 
+// Rows of a picture in floats; see stretch.cpp.
+template <class T>
+struct StretchKernels {
+    // row[3 x + c] = colours[index[x]][c] + share * image[3 x + c]; one element more of row is written.
+    void (*lay)(const uint8_t* index, int64_t width, const T (*colours)[4], const T* image, T share, T* row);
+    // out = 255 * (row / brightest), cut off.
+    void (*quantize)(const T* row, int64_t count, T brightest, uint8_t* out);
+};
+
 struct Kernels {
     static constexpr int rules = std::tuple_size_v<rules::All>;
 
@@ -72,6 +81,8 @@ struct Kernels {
     DrawKernels<float> draw32;
     DrawKernels<double> draw64;
     PaintKernels paint;
+    StretchKernels<float> stretch32;
+    StretchKernels<double> stretch64;
 
     template <class T, class Element>
     const RowKernels<T, Element>& rows(int rule) const {
@@ -90,6 +101,13 @@ struct Kernels {
             return draw64;
         else
             return draw32;
+    }
+    template <class T>
+    const StretchKernels<T>& stretch() const {
+        if constexpr (std::is_same_v<T, double>)
+            return stretch64;
+        else
+            return stretch32;
     }
 };
 

@@ -136,9 +136,7 @@ class Resampled {
         return range;
     }
 
-    Rescale<T> rescale(Normalize mode) const {
-        return mode == Normalize::none ? Rescale<T>{} : Rescale<T>(mode, extremes());
-    }
+    Rescale<T> rescale(Normalization mode) const { return mode.any() ? Rescale<T>(mode, extremes()) : Rescale<T>{}; }
 
     // Output row y, rescaled, in `row` [W'].
     void row(int64_t y, const Rescale<T>& rescale, T* row) const {
@@ -188,7 +186,7 @@ void write_rows(const Resampled<T>& map, const Rescale<T>& rescale, const ArrayV
 // Resamples every map of heatmap [..., H, W] and calls draw(index, map, rescale, first row, last row, row buffer [W']),
 // shared out over maps, or over the rows of each map when there are fewer maps than threads.
 template <class T, class Draw>
-void for_each_map(const ArrayView& heatmap, Size to, Normalize mode, double work, Draw&& draw) {
+void for_each_map(const ArrayView& heatmap, Size to, Normalization mode, double work, Draw&& draw) {
     const Grid<T> grid({heatmap.extent(-2), heatmap.extent(-1)}, to);
     const int64_t pixels = heatmap.extent(-2) * heatmap.extent(-1), maps = heatmap.count_sub(2);
     const size_t row_bytes = Workspace::bytes<T>(grid.row_size());

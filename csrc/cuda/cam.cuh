@@ -11,7 +11,7 @@ struct Finish {
     Frame frame;
     NanPolicy nan;
     bool relu;
-    Normalize normalize;
+    Normalization normalize;
     int* not_finite;  // set for nan="raise"; null otherwise
 };
 
@@ -47,7 +47,7 @@ struct ClusterSpace {
           sums(space.take<T>(plan.pixels)),
           map(space.take<T>(plan.pixels)),
           ranges(space.take<Extremes<T>>(cluster_parts)),
-          canvas(space, finish.frame, size, finish.normalize != Normalize::none) {}
+          canvas(space, finish.frame, size, finish.normalize.any()) {}
 };
 
 // One cluster a map, one part of the channels a block (where the parts are no power of two, some blocks only draw):
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(threads, resident<T>)
     const DenseMap<T> small{space.map, frame.width};
     widen_rows<T>(small, frame, space.canvas, begin, end);
     Extremes<T> range;
-    if (finish.normalize == Normalize::none) {
+    if (!finish.normalize.any()) {
         block_barrier();
     } else {
         const int64_t rows = space.canvas.edge_rows.count();

@@ -10,13 +10,13 @@ namespace fusedcam::cuda {
 // How one map is drawn: by `tiles` blocks, each some rows.
 struct Drawing {
     Frame frame;
-    Normalize normalize;
+    Normalization normalize;
     bool staged;  // the small map is kept in shared memory
     int64_t tiles;
     const void* ranges;  // Extremes [maps, range_tiles] where they were found before; null: every block finds them
     int64_t range_tiles;
 
-    __host__ __device__ bool finds_extremes() const { return normalize != Normalize::none && !ranges; }
+    __host__ __device__ bool finds_extremes() const { return normalize.any() && !ranges; }
 };
 
 // Shared memory of a drawing block.
@@ -50,7 +50,7 @@ __device__ void draw(const Drawing& drawing, Carve& carve, int64_t map, const Re
     if (drawing.finds_extremes()) {
         range = find_extremes<T>(pixel, space.canvas, 0, space.canvas.edge_rows.count());
     } else {
-        if (drawing.normalize != Normalize::none)
+        if (drawing.normalize.any())
             for (int64_t i = 0; i < drawing.range_tiles; ++i)
                 range.add(static_cast<const Extremes<T>*>(drawing.ranges)[map * drawing.range_tiles + i]);
         block_barrier();

@@ -18,7 +18,7 @@ int64_t draw_bytes(const Drawing& drawing, int64_t more = 0) {
 
 // Small maps go to shared memory while they leave room for four blocks on a multiprocessor.
 template <class T>
-Drawing plan_drawing(const Frame& frame, Normalize normalize, int64_t maps, const Device& device) {
+Drawing plan_drawing(const Frame& frame, Normalization normalize, int64_t maps, const Device& device) {
     Drawing drawing{frame, normalize, true, 1, nullptr, 1};
     // Four blocks a multiprocessor, each with a few rows at least.
     const int64_t busy = (4 * device.multiprocessors + maps - 1) / std::max<int64_t>(1, maps);
@@ -65,7 +65,7 @@ bool needs_ranges(const Drawing& drawing) {
 
 // The whole of a call that draws finished maps: split into launches of as many maps as a grid has blocks for.
 template <class T, class Launch>
-void draw_maps(const ArrayView& heatmap, const Frame& frame, Normalize normalize, const Queue& queue, int64_t more,
+void draw_maps(const ArrayView& heatmap, const Frame& frame, Normalization normalize, const Queue& queue, int64_t more,
                Launch&& start) {
     const OnDevice here(queue.device);
     const Device& facts = device(queue.device);
@@ -81,7 +81,7 @@ void draw_maps(const ArrayView& heatmap, const Frame& frame, Normalize normalize
 
 // Bytes of workspace of such a call.
 template <class T>
-int64_t draw_workspace(const ArrayView& heatmap, const Frame& frame, Normalize normalize, int index) {
+int64_t draw_workspace(const ArrayView& heatmap, const Frame& frame, Normalization normalize, int index) {
     const int64_t maps = heatmap.count_sub(2);
     if (maps == 0) return 0;
     const Drawing drawing = plan_drawing<T>(frame, normalize, maps, device(index));

@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._native import __version__, info, set_num_threads
+    from .compat import patch, patch_status, patched, unpatch
     from .functional import cam, colorize, overlay, resize
     from .methods import METHODS
 
-__all__ = ["METHODS", "__version__", "cam", "colorize", "info", "overlay", "resize", "set_num_threads"]
+__all__ = [
+    "METHODS",
+    "__version__",
+    "cam",
+    "colorize",
+    "info",
+    "overlay",
+    "patch",
+    "patch_status",
+    "patched",
+    "resize",
+    "set_num_threads",
+    "unpatch",
+]
 
 _HOME = {
     "METHODS": ".methods",
@@ -20,8 +34,12 @@ _HOME = {
     "colorize": ".functional",
     "info": "._native",
     "overlay": ".functional",
+    "patch": ".compat",
+    "patch_status": ".compat",
+    "patched": ".compat",
     "resize": ".functional",
     "set_num_threads": "._native",
+    "unpatch": ".compat",
 }
 
 

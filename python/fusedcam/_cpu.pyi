@@ -24,9 +24,12 @@ def cam(
     nan: str = "propagate",
     spatial: int = 2,
     layout: str = "first",
+    eps: float = 0.0,
     out: Array | None = None,
 ) -> Array: ...
-def resize(heatmap: Array, size: Size, *, normalize: str | None = None, out: Array | None = None) -> Array: ...
+def resize(
+    heatmap: Array, size: Size, *, normalize: str | None = None, eps: float = 0.0, out: Array | None = None
+) -> Array: ...
 def colorize(
     heatmap: Array,
     colormap: NDArray[np.uint8],
@@ -54,4 +57,11 @@ class _Description(TypedDict):
     thread_runtime: str
 
 def describe() -> _Description: ...
+def overlay_stretched(
+    image: NDArray[np.floating[Any]],
+    index: NDArray[np.uint8],
+    colours: NDArray[np.floating[Any]],
+    share: float,
+    /,
+) -> tuple[NDArray[np.uint8], float, float]: ...
 def limit_threads(count: int, /) -> None: ...

@@ -31,6 +31,7 @@ cam = _cpu.cam
 resize = _cpu.resize
 colorize = _cpu.colorize
 overlay = _cpu.overlay
+overlay_stretched = _cpu.overlay_stretched
 
 _cpu.set_frameworks(_frameworks)
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .outputs import detached
+from .outputs import detached, normal
 from .plan import Captured, Plan
 from .recording import Disturber, Recorder, Survey, plain_checkpoints, watching
 from .state import explain_failure, unchanged_buffers
 from .targets import Score, score_function
 
-__all__ = ["Capture", "Captured", "Plan"]
+__all__ = ["Capture", "Captured", "Plan", "without_autocast_cache"]
 
 # Why a model runs again; the first two also say how.
 _SWITCHED_OFF = "the model switched recording off after the layer"
@@ -47,10 +47,10 @@ class Capture:
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int, targets: Any) -> Captured:
         """Captures a run on `args` and `kwargs`, a batch of N images, for the score that `targets` means."""
         reruns: list[str] = []
-        with torch.inference_mode(False), torch.no_grad(), _without_autocast_cache():
+        with torch.inference_mode(False), torch.no_grad(), without_autocast_cache():
             score = score_function(targets, n)
-            args = [_normal(value) for value in args]
-            kwargs = {key: _normal(value) for key, value in kwargs.items()}
+            args = [normal(value) for value in args]
+            kwargs = {key: normal(value) for key, value in kwargs.items()}
             while len(reruns) < _MOST_RUNS:
                 try:
                     with unchanged_buffers(self.model, _Again):
@@ -261,11 +261,6 @@ def _shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Size,
     return tuple(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
-def _normal(value: Any) -> Any:
-    """Tensors made in inference mode cannot take part in a recording; their clones can."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
 def _named(targets: Any) -> str:
     """The targets in an error message."""
     if targets is None:
@@ -274,7 +269,7 @@ def _named(targets: Any) -> str:
 
 
 @contextmanager
-def _without_autocast_cache() -> Iterator[None]:
+def without_autocast_cache() -> Iterator[None]:
     """Within the block autocast keeps no cast weights: with a graph they would outlive the call, without one they would
     miss in what the caller records later."""
     before = torch.is_autocast_cache_enabled()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["are_probabilities", "describe", "detached", "find_map", "replaced"]
+__all__ = ["are_probabilities", "describe", "detached", "find_map", "normal", "replaced"]
 
 
 def find_map(output: Any, n: int) -> Tensor | None:
@@ -38,6 +38,11 @@ def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
 def detached(output: Any) -> Any:
     """`output` without the graph behind its tensors."""
     return _rebuilt(output, lambda tensor: tensor.detach())
+
+
+def normal(value: Any) -> Any:
+    """Tensors made in inference mode cannot take part in a recording; their clones can."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def describe(output: Any) -> str:

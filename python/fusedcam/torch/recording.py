@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from .outputs import describe, detached, find_map, replaced
 
-__all__ = ["Disturber", "Recorder", "Survey", "plain_checkpoints", "watching"]
+__all__ = ["Disturber", "Recorder", "Survey", "Watch", "plain_checkpoints", "watching"]
 
 _active = threading.local()
 """`.watch` is whose hooks act on this thread: others' and those of outer calls stand still."""
@@ -23,10 +23,19 @@ _active = threading.local()
 _lock = threading.Lock()
 """Held while hooks come and go: PyTorch hands out their keys without one."""
 
-Hook = Callable[[nn.Module, Any, Any], Any]
+
+class Watch:
+    """What hooks do during one run; they act only for the call, and on the thread, that put them there."""
+
+    @property
+    def acts(self) -> bool:
+        return getattr(_active, "watch", None) is self
+
+    def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        raise NotImplementedError
 
 
-class Recorder:
+class Recorder(Watch):
     """Watches one layer during one run and starts the graph at its call `wanted`, counted from 0.
 
     Without `wanted` the first call is recorded on the bet that it is the only one, as layers with parameters mostly
@@ -46,7 +55,7 @@ class Recorder:
         self._modes = ExitStack()
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if getattr(_active, "watch", None) is not self:
+        if not self.acts:
             return None
         call, self.calls = self.calls, self.calls + 1
         if call == (self.wanted or 0):
@@ -87,7 +96,7 @@ class Recorder:
         return self.leaf is not None and self.leaf._version != self._version
 
 
-class Survey:
+class Survey(Watch):
     """Watches all layers during one run and remembers the last call that returned a map of more than one pixel."""
 
     def __init__(self, n: int):
@@ -97,7 +106,7 @@ class Survey:
         """The layer and which of its calls, from 0."""
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if getattr(_active, "watch", None) is not self:
+        if not self.acts:
             return
         call = self.calls.get(module, 0)
         self.calls[module] = call + 1
@@ -106,7 +115,7 @@ class Survey:
             self.last = module, call
 
 
-class Disturber:
+class Disturber(Watch):
     """Changes the map that one call of a layer returns, beyond recognition; None changes nothing."""
 
     def __init__(self, n: int, call: int | None):
@@ -114,7 +123,7 @@ class Disturber:
         self.calls = 0
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if getattr(_active, "watch", None) is not self:
+        if not self.acts:
             return None
         call, self.calls = self.calls, self.calls + 1
         if call != self.call:
@@ -129,7 +138,7 @@ class Disturber:
 
 
 @contextmanager
-def watching(watch: Recorder | Survey | Disturber, layers: Iterable[nn.Module]) -> Iterator[None]:
+def watching(watch: Watch, layers: Iterable[nn.Module]) -> Iterator[None]:
     """Within the block the hooks of `watch` are on `layers` and act, on this thread."""
     outer = getattr(_active, "watch", None)
     handles = []

@@ -1,0 +1,175 @@
+"""What fusedcam replaces in torch-cam: weighted sums, Grad-CAM whole, the normalisation, the fusion, the overlay.
+
+Its extractors keep capturing by themselves: the user runs the model, so that there is nothing to spare.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native
+from .patching import Options
+from .pictures import blend_mask
+from .replacing import Replacement
+
+__all__ = ["replacements"]
+
+EPS = 1e-8
+
+
+def replacements(options: Options) -> list[Replacement]:
+    core, gradient, utils = "torchcam.methods.core", "torchcam.methods.gradient", "torchcam.utils"
+    overlay = functools.partial(_overlay_mask, options)
+    found = [
+        Replacement(core, "_CAM.compute_cams", _compute_cams, ("8116b7e4b15d40ef",)),
+        Replacement(core, "_CAM._fuse_cams", _fuse_cams, ("1df47f9b6497ac7a",)),
+        Replacement(utils, "overlay_mask", overlay, ("a524a44b1e71763f",)),
+    ]
+    if options.fix_known_defects:
+        found.append(Replacement(gradient, "GradCAMpp._get_weights", _grad_cam_pp_weights, ("ea8837d5b0ea20f0",)))
+    return found
+
+
+def _compute_cams(original: Any) -> Any:
+    @functools.wraps(original)
+    def compute_cams(
+        self: Any,
+        class_idx: Any = None,
+        scores: Any = None,
+        normalized: bool = True,
+        *,
+        targets: Any = None,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        if not _is_theirs(type(self), "_normalize"):
+            return original(self, class_idx, scores, normalized, targets=targets, **kwargs)  # type: ignore[no-any-return]
+        if targets is not None:
+            kwargs["targets"] = targets
+        if _is_grad_cam(self):
+            self._backprop(scores, class_idx, **kwargs)  # which leaves the gradients to be pooled
+            seconds = self.hook_g
+        else:
+            seconds = self._get_weights(class_idx, scores, **kwargs)
+        with torch.no_grad():
+            return [
+                _map(self, activations, second, normalized)
+                for activations, second in zip(self.hook_a, seconds, strict=True)
+            ]
+
+    return compute_cams
+
+
+def _is_theirs(cls: type, name: str) -> bool:
+    """Whether torch-cam's own classes are where that comes from, and no user's."""
+    owner = next(one for one in cls.__mro__ if name in vars(one))
+    function = getattr(vars(owner)[name], "__func__", vars(owner)[name])
+    return owner.__module__.startswith("torchcam.") and str(function.__module__).startswith("torchcam.")
+
+
+def _is_grad_cam(self: Any) -> bool:
+    from torchcam.methods import gradient
+
+    return (
+        type(self)._get_weights is gradient.GradCAM._get_weights
+        and _is_theirs(type(self), "_get_weights")
+        and _is_theirs(type(self), "_backprop")
+        and not {"_get_weights", "_backprop"} & vars(self).keys()
+    )
+
+
+def _map(self: Any, activations: Tensor, second: Tensor, normalized: bool) -> Tensor:
+    """One layer's map [N, *S] from gradients [N, C, *S] to be pooled, or from weights [N, C], or [N, C, *S]."""
+    pooled = second.shape == activations.shape and _is_grad_cam(self)
+    if not _fits(activations, second, pooled):
+        if pooled:
+            second = second.flatten(2).mean(-1)
+        return _theirs(self, activations, second, normalized)
+    flat = activations.reshape(*activations.shape[:2], -1, activations.shape[-1])
+    given = {"gradients": second.reshape(flat.shape)} if pooled else {"weights": second}
+    # Over a volume, too, the map is normalised as a whole.
+    mode = {"normalize": "minmax", "eps": EPS} if normalized else {"normalize": None}
+    result: Tensor = native.cam(flat, **given, relu=self._relu, **mode)
+    if bool(result.isnan().any()):  # theirs leaves out the terms that are NaN
+        return _theirs(self, activations, second.flatten(2).mean(-1) if pooled else second, normalized)
+    return result.reshape(activations.shape[0], *activations.shape[2:]).to(activations.dtype)
+
+
+def _fits(activations: Tensor, second: Tensor, pooled: bool) -> bool:
+    shape = activations.shape if pooled else activations.shape[:2]
+    return (
+        activations.ndim in (3, 4, 5)
+        and activations.is_floating_point()
+        and activations.dtype == second.dtype
+        and second.shape == shape
+        and activations.numel() > 0
+    )
+
+
+def _theirs(self: Any, activations: Tensor, weights: Tensor, normalized: bool) -> Tensor:
+    """ReLU(sum_c w_c A_c) without the terms that are NaN, by PyTorch."""
+    weights = weights[(..., *(None,) * (activations.ndim - weights.ndim))]
+    cam = torch.nansum(weights * activations, dim=1)
+    if self._relu:
+        cam.relu_()
+    if not normalized:
+        return cam
+    if cam.ndim == 3 and cam.numel():
+        result: Tensor = native.resize(cam, tuple(cam.shape[1:]), normalize="minmax", eps=EPS)
+        return result.to(cam.dtype)
+    return self._normalize(cam)  # type: ignore[no-any-return]
+
+
+def _fuse_cams(original: Any) -> Any:
+    theirs = original.__func__  # a static method
+
+    @functools.wraps(theirs)
+    def fuse(cams: list[Tensor], target_shape: tuple[int, ...]) -> Tensor:
+        plain = all(cam.ndim == 3 and cam.numel() and cam.is_floating_point() and not cam.requires_grad for cam in cams)
+        if not plain or len(target_shape) != 2:
+            return theirs(cams, target_shape)  # type: ignore[no-any-return]
+        sized = (native.resize(cam, tuple(target_shape)).to(cam.dtype) for cam in cams)
+        fused: Tensor = next(sized)
+        for cam in sized:
+            fused = torch.maximum(fused, cam)
+        return fused
+
+    return staticmethod(fuse)
+
+
+def _grad_cam_pp_weights(original: Any) -> Any:
+    @functools.wraps(original)
+    def _get_weights(self: Any, class_idx: Any, scores: Any, eps: float = EPS, **kwargs: Any) -> list[Tensor]:
+        """sum relu(g) g^2 / (2 g^2 + sum(A) g^3), equation 19 of Chattopadhay et al. 2018; 0 where g is 0."""
+        self._backprop(scores, class_idx, **kwargs)
+        weights = []
+        for activations, gradients in zip(self.hook_a, self.hook_g, strict=True):
+            axes = tuple(range(2, activations.ndim))
+            total = activations.sum(axes, keepdim=True)
+            # In closed form, without squares that would underflow.
+            alpha = 1 / (2 + total * gradients + torch.where(gradients != 0, eps / gradients**2, 0))
+            weights.append((gradients.clamp(min=0) * alpha).sum(axes))
+        return weights
+
+    return _get_weights
+
+
+def _overlay_mask(options: Options, original: Any) -> Any:
+    import numpy as np
+    from matplotlib import colormaps
+    from PIL.Image import Image, Resampling
+
+    @functools.wraps(original)
+    def overlay_mask(img: Any, mask: Any, colormap: Any = "jet", alpha: float = 0.7) -> Any:
+        known = isinstance(img, Image) and isinstance(mask, Image) and img.mode in ("L", "RGB")
+        if not known or mask.mode not in ("L", "F") or not isinstance(alpha, float) or not 0 <= alpha < 1:
+            return original(img, mask, colormap, alpha)
+        if options.fix_known_defects and mask.mode == "L":  # whose square has no room in its bytes
+            from PIL.Image import fromarray
+
+            mask = fromarray(np.asarray(mask, np.float32) / 255)
+        resized = mask.resize(img.size, resample=Resampling.BICUBIC)
+        return blend_mask(img, resized, colormaps.get_cmap(colormap), alpha)
+
+    return overlay_mask
