@@ -117,7 +117,9 @@ def difference(first: Any, second: Any) -> float:
         or not np.array_equal(*map(np.isnan, (first, second)))
     ):
         return np.inf
-    return float(np.nanmax(abs(first.astype(float) - second.astype(float)), initial=0))
+    with np.errstate(invalid="ignore"):
+        gap = np.where(first == second, 0, abs(first.astype(float) - second.astype(float)))
+    return float(np.nanmax(gap, initial=0))
 
 
 def allowed(call: Callable[[Tensor], Any], x: Tensor, found: Any) -> float:

@@ -1,6 +1,7 @@
 """What fusedcam replaces in Captum: layer Grad-CAM, and the bilinear upsampling of its attributions."""
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def replacements(options: Options) -> list[Replacement]:
 
 
 def _attribute(options: Options, original: Any) -> Any:
-    @functools.wraps(original)
+    @functools.wraps(inspect.unwrap(original))
     def attribute(
         self: Any,
         inputs: Any,
@@ -62,9 +63,13 @@ def _attribute(options: Options, original: Any) -> Any:
         except Unfit:
             return theirs()
 
-    # Captum's own callers step past its logging by this name.
-    attribute.__wrapped__ = attribute
-    return attribute
+    @functools.wraps(original)
+    def logged(*args: Any, **kwargs: Any) -> Any:
+        return attribute(*args, **kwargs)
+
+    # By this name Captum's own callers step past its logging, which there is none of.
+    logged.__wrapped__ = attribute  # type: ignore[attr-defined]
+    return logged
 
 
 def _needs_graph(model: Any, inputs: Any) -> bool:

@@ -191,7 +191,7 @@ def compute_cam_per_layer_from(original: Any) -> Any:
 def fits(pair: tuple[Any, Any]) -> bool:
     """Whether these are the activations and gradients of a layer of maps."""
     tensors = all(isinstance(one, torch.Tensor) and one.ndim == 4 and one.is_floating_point() for one in pair)
-    return bool(tensors and pair[0].shape == pair[1].shape and pair[0].numel() > 0)
+    return bool(tensors and pair[0].shape == pair[1].shape and 0 not in pair[0].shape[1:])
 
 
 def to_numpy(result: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,37 @@
+"""python -m fusedcam.compat [--strict] [--fix-known-defects] script.py [arguments], or -m module [arguments].
+
+Runs a script as `python script.py` would, with every installed peer patched.
+"""
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+
+from .patching import patch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m fusedcam.compat", description="Runs a script with installed peers patched to use fusedcam."
+    )
+    parser.add_argument("--strict", action="store_true", help="keep the peers' side effects")
+    parser.add_argument("--fix-known-defects", action="store_true", help="right numbers where a peer's are known wrong")
+    parser.add_argument("-m", dest="module", action="store_true", help="the script is a module's name")
+    parser.add_argument("script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    if not given.module and not Path(given.script).exists():
+        parser.error(f"there is no file {given.script}")
+    patch(strict=given.strict, fix_known_defects=given.fix_known_defects)
+    sys.argv = [given.script, *given.arguments]
+    if given.module:
+        sys.path[0] = ""
+        runpy.run_module(given.script, run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(given.script).resolve().parent)
+        runpy.run_path(given.script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
