@@ -68,7 +68,7 @@ def _attribute(options: Options, original: Any) -> Any:
         return attribute(*args, **kwargs)
 
     # By this name Captum's own callers step past its logging, which there is none of.
-    logged.__wrapped__ = attribute  # type: ignore[attr-defined]
+    logged.__wrapped__ = attribute
     return logged
 
 

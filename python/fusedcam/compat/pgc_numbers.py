@@ -90,15 +90,7 @@ def _opencv_table(colormap: Any) -> Any:
 def get_2d_projection_from(original: Any) -> Any:
     @functools.wraps(original)
     def get_2d_projection(activation_batch: Any) -> Any:
-        projections = []
-        for activations in activation_batch:
-            points = np.nan_to_num(activations.reshape(activations.shape[0], -1), nan=0, posinf=np.inf, neginf=-np.inf)
-            points = points.transpose()
-            points = points - points.mean(axis=0)
-            # The thin decomposition has the first vector of the full one and its sign, in a fraction of the time.
-            _, _, vectors = np.linalg.svd(points, full_matrices=False)
-            projections.append((points @ vectors[0, :]).reshape(activations.shape[1:]))
-        return np.array(projections, np.float32)
+        return pgc_maps.first_component(activation_batch)
 
     return get_2d_projection
 

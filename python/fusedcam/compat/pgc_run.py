@@ -4,16 +4,15 @@ The peer's own run stays for models that cannot be followed so.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..torch.trail import Trail, Unfit, follow
 from . import pgc_maps
 from .capturing import as_it_was, lifted, predicting
 from .pgc_numbers import as_size, fits, method_of, to_numpy
+from .pgc_targets import as_list, check_count, loss
 
 __all__ = ["forward_from", "run_from"]
 
@@ -51,12 +50,12 @@ def _explained(self: Any, input_tensor: Any, targets: Any, eigen_smooth: bool) -
             record=self.uses_gradients,
             live=input_tensor.device.type == "cpu",
         )
-        _check_targets(targets, output)
+        check_count(targets, output)
         gradients = []
         if self.uses_gradients:
             if len(trail.steps) < count:
                 raise Unfit("a layer did not run")
-            gradients = trail.gradients(lambda: _loss(targets, output), count)
+            gradients = trail.gradients(lambda: loss(targets, output, _classifier()), count)
         transform = captured.reshape_transform or (lambda tensor: tensor)
         with torch.no_grad():
             # Of views `release` could not make leaves; their `data` are none.
@@ -70,7 +69,7 @@ def _explained(self: Any, input_tensor: Any, targets: Any, eigen_smooth: bool) -
                 small = [pgc_maps.small_map(method, *pair) for pair in zip(activations, gradients, strict=True)]
                 return to_numpy(pgc_maps.finished(small, size))
         return self.aggregate_multi_layers(
-            self.compute_cam_per_layer(input_tensor, _as_list(targets, output), eigen_smooth)
+            self.compute_cam_per_layer(input_tensor, as_list(targets, output, _classifier()), eigen_smooth)
         )
 
 
@@ -78,38 +77,10 @@ def _detached(output: Any) -> Any:
     return output.detach() if isinstance(output, torch.Tensor) else output
 
 
-def _check_targets(targets: Any, output: Any) -> None:
-    if targets is not None and isinstance(targets, Sequence) and len(targets) < len(output):
-        raise ValueError(
-            f"targets: {len(targets)} came for {len(output)} images; accepted is one for each (pytorch-grad-cam itself "
-            "returns maps of zeros for the others)"
-        )
-
-
-def _as_list(targets: Any, output: Any) -> Any:
-    """Each image's first choice where there are no targets."""
-    if targets is not None:
-        return targets
+def _classifier() -> Any:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    with torch.no_grad():
-        return [ClassifierOutputTarget(category) for category in output.argmax(-1).cpu().numpy()]
-
-
-def _loss(targets: Any, output: Any) -> Any:
-    """The sum of the targets' scores; of classes in one operation."""
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    rows = isinstance(output, torch.Tensor) and output.ndim == 2
-    if targets is None and rows:
-        return output.gather(1, output.detach().argmax(1, keepdim=True)).sum()
-    targets = _as_list(targets, output)
-    if rows and len(targets) >= len(output) and all(type(target) is ClassifierOutputTarget for target in targets):
-        classes = [target.category for target in targets[: len(output)]]
-        if all(isinstance(one, int | np.integer) and -output.shape[1] <= one < output.shape[1] for one in classes):
-            columns = torch.tensor([int(one) % output.shape[1] for one in classes], device=output.device)
-            return output.gather(1, columns[:, None]).sum()
-    return sum(target(one) for target, one in zip(targets, output, strict=False))
+    return ClassifierOutputTarget
 
 
 def run_from(original: Any) -> Any:
