@@ -67,14 +67,14 @@ def resize(maps: Wide, size: tuple[int, int]) -> tuple[Wide, Wide]:
     return bilinear(maps, size), abs(maps)
 
 
-def normalize(maps: Wide, mode: str | None) -> Wide:
+def normalize(maps: Wide, mode: str | None, eps: float = 0) -> Wide:
     """Each [H, W] by its own extremes; a map without range ("max": without a positive score) becomes 0."""
     low, high = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         if mode == "minmax":
-            return np.where(high == low, 0, (maps - low) / (high - low))
+            return np.where(high == low, 0, (maps - low) / (high - low + eps))
         if mode == "max":
-            return np.where(high <= 0, 0, maps / high)
+            return np.where(high <= 0, 0, maps / (high + eps))
     return maps
 
 

@@ -78,6 +78,42 @@ def test_its_own_size_is_a_copy(rng, dtype, layout):
     assert not np.shares_memory(got, heatmap)
 
 
+@pytest.mark.parametrize("normalize", ["minmax", "max"])
+@pytest.mark.parametrize("eps", [1e-8, 1e-7, 1e-3, 5.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e-38])
+def test_eps(rng, normalize, eps, scale):
+    """Added to what is divided by, in cam as well; to the bit what float32 makes of it on the same grid."""
+    heatmap = (scale * rng.normal(size=(3, 7, 9))).astype(np.float32)
+    got = fusedcam.resize(heatmap, (7, 9), normalize=normalize, eps=eps)
+    low = heatmap.min((1, 2), keepdims=True) if normalize == "minmax" else np.float32(0)
+    with np.errstate(under="ignore"):
+        by = (heatmap.max((1, 2), keepdims=True) - low) + np.float32(eps)
+        assert np.array_equal(got, (heatmap - low) / by)
+    large = fusedcam.resize(heatmap, (40, 33), normalize=normalize, eps=eps)
+    expected = reference.normalize(reference.bilinear(reference.wide(heatmap), (40, 33)), normalize, eps)
+    assert abs(large - expected).max() < 1e-6 * max(1, abs(expected).max())
+    a, g = rng.normal(size=(2, 2, 3, 7, 9)).astype(np.float32)
+    raw = fusedcam.cam(a, g, normalize=None)
+    assert np.array_equal(
+        fusedcam.cam(a, g, size=(40, 33), normalize=normalize, eps=eps),
+        fusedcam.resize(raw, (40, 33), normalize=normalize, eps=eps),
+    )
+
+
+def test_eps_refused(rng):
+    heatmap = rng.normal(size=(3, 7, 9))
+    for call, name in (
+        (lambda eps: fusedcam.resize(heatmap, 5, eps=eps), "resize"),
+        (lambda eps: fusedcam.cam(heatmap, heatmap, eps=eps), "cam"),
+    ):
+        for eps in (-1, np.nan, np.inf, 1e39):
+            with pytest.raises(ValueError, match=f"{name}: eps is .*; accepted is a finite number of at least 0"):
+                call(eps)
+        for eps in ("1", True, None, 1j):
+            with pytest.raises(TypeError, match=f"{name}: eps is .*; accepted is a number"):
+                call(eps)
+
+
 @pytest.mark.parametrize("normalize", MODES)
 @pytest.mark.parametrize("size", [(5, 6), (17, 13), (3, 2), (5, 12), (10, 6)], ids=str)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -55,10 +55,10 @@ PYBIND11_MODULE(_cpu, module) {
         "limit_threads", [](int count) { cpu::limit_threads(count); }, py::arg("count"), py::pos_only(),
         "No more threads than that; 0 for no limit.");
     const char* stretched = "A picture, and the brightest values of its image and of itself; for compat/pictures.py.";
-    module.def("overlay_stretched", overlay_stretched<float>, py::arg("image").noconvert(),
+    module.def("overlay_stretched_float32", overlay_stretched<float>, py::arg("image").noconvert(),
                py::arg("index").noconvert(), py::arg("colours").noconvert(), py::arg("share"), py::pos_only(),
                stretched);
-    module.def("overlay_stretched", overlay_stretched<double>, py::arg("image").noconvert(),
+    module.def("overlay_stretched_float64", overlay_stretched<double>, py::arg("image").noconvert(),
                py::arg("index").noconvert(), py::arg("colours").noconvert(), py::arg("share"), py::pos_only(),
                stretched);
 }

@@ -57,10 +57,17 @@ class _Description(TypedDict):
     thread_runtime: str
 
 def describe() -> _Description: ...
-def overlay_stretched(
-    image: NDArray[np.floating[Any]],
+def overlay_stretched_float32(
+    image: NDArray[np.float32],
     index: NDArray[np.uint8],
-    colours: NDArray[np.floating[Any]],
+    colours: NDArray[np.float32],
+    share: float,
+    /,
+) -> tuple[NDArray[np.uint8], float, float]: ...
+def overlay_stretched_float64(
+    image: NDArray[np.float64],
+    index: NDArray[np.uint8],
+    colours: NDArray[np.float64],
     share: float,
     /,
 ) -> tuple[NDArray[np.uint8], float, float]: ...

@@ -31,7 +31,10 @@ cam = _cpu.cam
 resize = _cpu.resize
 colorize = _cpu.colorize
 overlay = _cpu.overlay
-overlay_stretched = _cpu.overlay_stretched
+overlay_stretched: dict[str, Any] = {
+    "float32": _cpu.overlay_stretched_float32,
+    "float64": _cpu.overlay_stretched_float64,
+}
 
 _cpu.set_frameworks(_frameworks)
 

@@ -13,7 +13,10 @@ inline constexpr DType floating[] = {DType::float32, DType::float16, DType::bflo
 
 inline DType any_floating() { return floating[integer(0, 3)]; }
 inline Size any_size() { return {integer(1, 40), integer(1, 40)}; }
-inline Normalize any_normalize() { return static_cast<Normalize>(integer(0, 2)); }
+inline Normalization any_normalize() {
+    constexpr double eps[] = {0, 0, 1e-7, 0.25};
+    return {static_cast<Normalize>(integer(0, 2)), eps[integer(0, 3)]};
+}
 inline double unit(DType dtype) { return dtype == DType::float64 ? 1e-6 * 0x1p-29 : 1e-6; }
 // The order of axes and their direction are chosen at random; all elements are poisoned.
 inline Array poisoned(const Shape& shape, DType dtype) {
@@ -23,20 +26,20 @@ inline Array poisoned(const Shape& shape, DType dtype) {
 }
 
 // |got - expected| within 2d / (range - 2d) + 2^-22 once normalised by the range, d raw.
-inline void compare(const Array& out, int64_t map_index, const Map& raw, Normalize normalize, double d,
+inline void compare(const Array& out, int64_t map_index, const Map& raw, Normalization normalize, double d,
                     const char* what) {
     const auto [low, high] = std::minmax_element(raw.begin(), raw.end());
-    const double offset = normalize == Normalize::minmax ? *low : 0, range = *high - offset;
+    const double offset = normalize.by == Normalize::minmax ? *low : 0, range = *high - offset;
     const int64_t count = static_cast<int64_t>(raw.size());
     for (int64_t p = 0; p < count; ++p) {
         const double got = out.get(map_index * count + p);
-        if (normalize == Normalize::none) {
+        if (!normalize.any()) {
             CHECK(std::abs(got - raw[static_cast<size_t>(p)]) <= d, "%s: %g, expected %g", what, got,
                   raw[static_cast<size_t>(p)]);
         } else if (range <= 64 * d) {
-            CHECK(got <= 1 && (normalize == Normalize::max || got >= 0), "%s: %g is outside [0, 1]", what, got);
+            CHECK(got <= 1 && (normalize.by == Normalize::max || got >= 0), "%s: %g is outside [0, 1]", what, got);
         } else {
-            const double expected = (raw[static_cast<size_t>(p)] - offset) / range;
+            const double expected = (raw[static_cast<size_t>(p)] - offset) / (range + normalize.eps);
             const double bound = (2 * d / (range - 2 * d)) * std::max(1.0, std::abs(expected)) + 0x1p-22;
             CHECK(std::abs(got - expected) <= bound, "%s: %g, expected %g", what, got, expected);
         }

@@ -185,6 +185,38 @@ TEST_CASE(rows_are_coloured) {
     colours_of<double>(palette, colours);
 }
 
+template <class T>
+void stretched() {
+    const int64_t height = integer(1, 9), width = integer(1, 70), count = 3 * height * width;
+    Buffer<T> image(count), colours(256 * 4);
+    Buffer<uint8_t> index(height * width), out(count);
+    for (int64_t i = 0; i < count; ++i) image[i] = static_cast<T>(integer(0, 1000)) / T(1000);
+    for (int64_t i = 0; i < colours.count; ++i) colours[i] = static_cast<T>(integer(0, 1000)) / T(1500);
+    for (int64_t p = 0; p < index.count; ++p) index[p] = static_cast<uint8_t>(integer(0, 255));
+    const T share = static_cast<T>(0.3);
+    const auto [of_image, of_picture] =
+        overlay_stretched(StretchCall<T>{height, width, image.data.get(), index.data.get(),
+                                         reinterpret_cast<const T(*)[4]>(colours.data.get()), share, out.data.get()});
+    T bright = 0, most = 0;
+    std::vector<T> exact(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) {
+        exact[static_cast<size_t>(i)] = colours[4 * index[i / 3] + i % 3] + share * image[i];
+        bright = std::max(bright, image[i]);
+        most = std::max(most, exact[static_cast<size_t>(i)]);
+    }
+    CHECK(static_cast<T>(of_image) == bright && static_cast<T>(of_picture) == most);
+    for (int64_t i = 0; i < count; ++i)
+        CHECK(out[i] == static_cast<uint8_t>(T(255) * (exact[static_cast<size_t>(i)] / most)), "value %d of %d", int(i),
+              int(count));
+}
+
+TEST_CASE(pictures_are_stretched) {
+    for (int round = 0; round < 100; ++round) {
+        stretched<float>();
+        stretched<double>();
+    }
+}
+
 TEST_CASE(rows_of_float32) { rows_of<float, float>(); }
 TEST_CASE(rows_of_float16) { rows_of<float, Float16>(); }
 TEST_CASE(rows_of_bfloat16) { rows_of<float, BFloat16>(); }

@@ -83,6 +83,17 @@ TEST_CASE(rescaling_hits_both_ends_and_flat_maps_become_zero) {
     CHECK(Rescale<float>(Normalize::max, negative).constant && Rescale<float>(Normalize::max, negative).fill == 0.0f);
 }
 
+TEST_CASE(an_eps_is_added_to_the_divisor) {
+    for (int round = 0; round < 2000; ++round) {
+        Extremes<float> range;
+        for (int i = 0; i < 2; ++i) range.add(static_cast<float>(test::normal()));
+        const float eps = static_cast<float>(std::pow(10.0, -test::integer(1, 9)));
+        const Rescale<float> rescale({Normalize::minmax, static_cast<double>(eps)}, range);
+        for (const float value : {range.low, range.high, (range.low + range.high) / 2})
+            CHECK(rescale(value) == (value - range.low) / (range.high - range.low + eps), "eps %g", double(eps));
+    }
+}
+
 TEST_CASE(a_control_groups_processors) {
     namespace fs = std::filesystem;
     const fs::path root = fs::temp_directory_path() / ("groups" + std::to_string(getpid()));

@@ -235,7 +235,7 @@ TEST_CASE(pictures_have_the_cpus_bits) {
             image.set(i, kind == DType::uint8 ? static_cast<double>(integer(0, 255)) : normal());
         const int device = devices[static_cast<size_t>(round) % devices.size()];
 
-        OverlayCall overlay = plan_overlay(image.view(), heatmap.view(), palette, 0.3, any_normalize());
+        OverlayCall overlay = plan_overlay(image.view(), heatmap.view(), palette, 0.3, any_normalize().by);
         Array wanted(overlay.result, DType::uint8, round % 2), got(overlay.result, DType::uint8, round % 3 == 1);
         got.fill(77);
         overlay.out = wanted.view();
@@ -244,7 +244,7 @@ TEST_CASE(pictures_have_the_cpus_bits) {
         run_on(device, overlay, cuda::overlay);
         CHECK(same_bits(got, wanted), "overlay, round %d", round);
 
-        ColorizeCall colorize = plan_colorize(heatmap.view(), palette, size, any_normalize());
+        ColorizeCall colorize = plan_colorize(heatmap.view(), palette, size, any_normalize().by);
         Array colour(colorize.result, DType::uint8), other(colorize.result, DType::uint8, round % 2);
         other.fill(77);
         colorize.out = colour.view();

@@ -26,7 +26,7 @@ def resize(*args: Any, **options: Any) -> Any:
     return functional.resize(*args, **options)
 
 
-def overlay_stretched(*args: Any) -> Any:
+def overlay_stretched(image: Any, *args: Any) -> Any:
     global _calls
     _calls += 1
-    return _native.overlay_stretched(*args)
+    return _native.overlay_stretched[image.dtype.name](image, *args)

@@ -105,7 +105,10 @@ def patch(*peers: str, strict: bool = False, fix_known_defects: bool = False) ->
 
 
 def unpatch(*peers: str) -> None:
-    """Gives peers their own functions back; without names all of them.
+    """Gives peers their own functions back.
+
+    Args:
+        peers: as in `patch`; without names all of them.
 
     Raises:
         ValueError: no such peer.
@@ -117,7 +120,14 @@ def unpatch(*peers: str) -> None:
 
 @contextmanager
 def patched(*peers: str, strict: bool = False, fix_known_defects: bool = False) -> Iterator[None]:
-    """`patch` for the length of a block; afterwards everything is as before."""
+    """`patch` for the length of a block; afterwards everything is as before.
+
+    Args:
+        peers, strict, fix_known_defects: as in `patch`.
+
+    Raises:
+        ValueError, ModuleNotFoundError: as `patch`.
+    """
     with _lock:
         before = {peer: _active[peer.package][0] if peer.package in _active else None for peer in _named(peers)}
         patch(*peers, strict=strict, fix_known_defects=fix_known_defects)
