@@ -283,6 +283,62 @@ def test_captum(layer, kind, options):
         )
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("wants", ["parameters", "inputs", "both"])
+def test_captums_maps_carry_gradients(wants, frozen):
+    """To whatever requires grad, and once more through them."""
+    from captum.attr import LayerGradCam
+
+    model, x = network("residual"), images(2, 3, 32, 40)
+    model.layer1.requires_grad_(not frozen)
+    model.requires_grad_(wants != "inputs")
+    x.requires_grad_(wants != "parameters")
+    weights = images(2, 1, 4, 5, seed=4)
+    variables = [one for one in (x, *model.parameters()) if one.requires_grad]
+
+    def call():
+        maps = LayerGradCam(model, model.layer3).attribute(x, 4)
+        assert maps.requires_grad
+        first = torch.autograd.grad((maps * weights).sum(), variables, allow_unused=True, retain_graph=True)
+        with torch.no_grad():
+            assert not LayerGradCam(model, model.layer3).attribute(x, 4).requires_grad
+        return [maps.detach(), *(torch.zeros(()) if one is None else one for one in first)]
+
+    plain, ours, calls = both("captum", call)
+    assert calls
+    for one, other in zip(plain, ours, strict=True):
+        assert difference(one, other) <= 2e-6 * max(1, float(one.abs().max()))
+    with fusedcam.patched("captum"), torch.no_grad():
+        x.add_(1)
+    with fusedcam.patched("captum"):
+        maps = LayerGradCam(model, model.layer3).attribute(x, 4)
+        with torch.no_grad():
+            variables[0].add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            maps.sum().backward()
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout(0.5), torch.nn.BatchNorm2d(33)], ids=["random", "statistics"])
+def test_captum_of_a_model_in_training(layer):
+    """What a second run would not repeat is left to Captum: the same random numbers, and statistics that move once."""
+    from captum.attr import LayerGradCam
+
+    model, x = network("residual"), images(4, 3, 32, 40)
+    model.layer3 = torch.nn.Sequential(model.layer3, layer).train()
+    model.layer3[0].eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def call():
+        model.load_state_dict(state)
+        torch.manual_seed(5)
+        maps = LayerGradCam(model, model.layer3).attribute(x, 4)
+        (gradient,) = torch.autograd.grad(maps.sum(), model.layer1.first.weight)
+        return [maps.detach(), gradient, torch.rand(3), *(one.double() for one in model.buffers())]
+
+    plain, ours, _ = both("captum", call)
+    assert all(map(torch.equal, plain, ours))
+
+
 @pytest.mark.filterwarnings("ignore:Input Tensor 0", "ignore:Setting backward hooks")
 def test_captums_guided_grad_cam():
     from captum.attr import GuidedGradCam

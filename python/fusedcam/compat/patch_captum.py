@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,15 +55,20 @@ def _attribute(options: Options, original: Any) -> Any:
                 grad_kwargs,
             )
 
-        attached = options.strict or _needs_graph(self.forward_func, inputs)
-        if attached or attribute_to_layer_input or not attr_dim_summation or grad_kwargs:
+        plain = attr_dim_summation and not (options.strict or attribute_to_layer_input or grad_kwargs)
+        if not plain or not isinstance(self.layer, nn.Module) or self.device_ids is not None:
             return theirs()
-        if not isinstance(self.layer, nn.Module) or self.device_ids is not None:
-            return theirs()
+        if torch.is_grad_enabled() and not isinstance(self.forward_func, nn.Module):
+            return theirs()  # whose variables are nobody's to find
         try:
-            return _map(self, inputs, target, additional_forward_args, relu_attributions)
+            with _alike(self.forward_func, inputs):
+                maps = _map(self, inputs, target, additional_forward_args, relu_attributions)
         except Unfit:
             return theirs()
+        if not torch.is_grad_enabled():
+            return maps
+        variables = [one for one in (*_tensors(inputs), *self.forward_func.parameters()) if one.requires_grad]
+        return _Attached.apply(maps, theirs, *variables) if variables else maps  # type: ignore[no-untyped-call]
 
     @functools.wraps(original)
     def logged(*args: Any, **kwargs: Any) -> Any:
@@ -72,14 +79,52 @@ def _attribute(options: Options, original: Any) -> Any:
     return logged
 
 
-def _needs_graph(model: Any, inputs: Any) -> bool:
-    """Whether the caller may go backward through the attributions: it trains, or asks for its inputs' gradients."""
-    if not torch.is_grad_enabled():
-        return False
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    return any(isinstance(one, Tensor) and one.requires_grad for one in tensors) or (
-        isinstance(model, nn.Module) and any(module.training for module in model.modules())
-    )
+class _Attached(torch.autograd.Function):
+    """Maps that were computed without what comes before the layer, and whose backward computes them with it.
+
+    Captum's carry a gradient, for which it records the whole model at each call, and which hardly anyone asks for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, again: Callable[[], Tensor], *variables: Tensor) -> Tensor:
+        ctx.again = again
+        ctx.save_for_backward(*variables)
+        return maps
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        variables = ctx.saved_tensors  # which refuses those that have been written to meanwhile
+        with torch.enable_grad():
+            maps = ctx.again()
+        found = torch.autograd.grad(maps, variables, gradient, allow_unused=True, create_graph=torch.is_grad_enabled())
+        return None, None, *found
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    return [one for one in (inputs if isinstance(inputs, tuple) else (inputs,)) if isinstance(one, Tensor)]
+
+
+@contextmanager
+def _alike(model: Any, inputs: Any) -> Iterator[None]:
+    """A block whose run of the model another one would repeat.
+
+    Raises:
+        Unfit: the model trains, and has buffers that a run may change or has drawn random numbers, which are as before.
+    """
+    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
+        yield
+        return
+    if any(True for _ in model.buffers()):
+        raise Unfit("running statistics would move twice")
+    devices = {one.device for one in _tensors(inputs) if one.is_cuda}
+    before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    yield
+    after = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    if not all(map(torch.equal, before, after)):
+        torch.set_rng_state(before[0])
+        for device, state in zip(devices, before[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+        raise Unfit("random numbers would not come again")
 
 
 def _map(self: Any, inputs: Any, target: Any, more: Any, relu: bool) -> Tensor:
