@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import fusedcam
+import fusedcam.compat.pytorch_grad_cam
 from fusedcam.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +33,7 @@ def bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def test_the_call_is_equivalent_to_the_formula():
-    call, formula, _ = blocks("python")
+    call, formula, *_ = blocks("python")
     names = {"bilinear": bilinear}
     exec(call, names)
     exec(formula, names)
@@ -54,6 +55,27 @@ def test_the_capture_runs(capsys):
         assert (heat.amin((-2, -1)) == 0).all()
         assert (heat.amax((-2, -1)) == 1).all()
     assert "[2, 1280, 7, 7]" in capsys.readouterr().out  # the plan tells the layer's shape
+
+
+def test_the_patch_runs():
+    patch = blocks("python")[3]
+    exec(patch, {"fusedcam": fusedcam})
+    states = {status.state for status in fusedcam.patch_status()}
+    fusedcam.unpatch()
+    assert states <= {"patched", "waiting for its import"}
+    assert {*re.findall(r"fusedcam\.(\w+)\(", patch)} <= {*fusedcam.__all__}
+
+
+def test_the_page_for_those_who_come_from_elsewhere():
+    """Names that are there, versions that are known, files that exist."""
+    page = (ROOT / "docs" / "coming-from.md").read_text()
+    assert {*re.findall(r"fusedcam\.(\w+)\(", page)} <= {*fusedcam.__all__}
+    for peer in fusedcam.compat.patching.PEERS.values():
+        assert f"{peer.distribution} {', '.join(peer.versions)}" in page
+    for name in re.findall(r"`((?:tests|bench)/\w+\.py)`", page):
+        assert (ROOT / name).is_file()
+    for name in re.findall(r"\b[A-Z]\w+CAM\w*", page):
+        assert hasattr(fusedcam.compat.pytorch_grad_cam, name) or name in ("GradCAM", "LayerGradCam"), name
 
 
 def test_the_commands_run(tmp_path, monkeypatch):
