@@ -26,8 +26,8 @@ from fuzz_inputs import FLOATS, Boom, Random
 Call = tuple[str, list[Any], dict[str, Any], tuple[int, ...] | None]  # the shape of the result, if it is known
 
 OPTIONS = {
-    "cam": ("weights", "method", "size", "relu", "normalize", "nan", "spatial", "layout"),
-    "resize": ("normalize",),
+    "cam": ("weights", "method", "size", "relu", "normalize", "nan", "spatial", "layout", "eps"),
+    "resize": ("normalize", "eps"),
     "colorize": ("colormap", "size", "normalize"),
     "overlay": ("colormap", "alpha", "normalize"),
 }
@@ -72,6 +72,8 @@ def well_formed(rng: Random) -> Call:
         else:
             options["size"] = size
         shape = (*batch, height, width, *((3,) if op == "colorize" else ()))
+    if op in ("cam", "resize") and rng.random() < 0.3:
+        options["eps"] = rng.choice((0, 1e-8, 1e-3, 2.0))
     result = "u1" if op in ("colorize", "overlay") else "f8" if np.dtype(dtype) == "f8" else "f4"
     if rng.random() < 0.7:
         options["out"] = rng.lay_out(shape, result)
