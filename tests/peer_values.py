@@ -46,7 +46,10 @@ def cases(wanted: set[str]) -> Iterator[Case]:
                 where = f"{name}, {n}, {' '.join(chosen)}"
                 if "pytorch_grad_cam" in wanted:
                     for method in VOLUMES if name == "volumes" else METHODS:
-                        if (method == "ShapleyCAM" and len(chosen) > 1) or (method == "SESS" and name == "Lite0"):
+                        if (method == "ShapleyCAM" and len(chosen) > 1) or (
+                            name == "Lite0"
+                            and method in ("SESS", "AblationCAM")  # minutes; fails in the package itself
+                        ):
                             continue
                         call = lambda x, m=method, l=modules: getattr(package, m)(model, l)(x, None)  # noqa: B023, E731, E741
                         yield Case("pytorch_grad_cam", method, where, call, x)

@@ -1,5 +1,6 @@
 """pytorch-grad-cam's classes of our own: the same maps as the package's, and what ours do better."""
 
+import inspect
 import subprocess
 import sys
 
@@ -115,6 +116,8 @@ def test_pictures(package):
     for use_rgb in (True, False):
         expected = package.utils.image.show_cam_on_image(image, mask, use_rgb)
         assert np.array_equal(ours.show_cam_on_image(image, mask, use_rgb), expected)
+        inferno = package.utils.image.show_cam_on_image(image, mask, use_rgb, 14)
+        assert np.array_equal(ours.show_cam_on_image(image, mask, use_rgb, 14), inferno)
         kept = ours.show_cam_on_image(torch.from_numpy(image), torch.from_numpy(mask), use_rgb)
         assert abs(kept.numpy().astype(int) - expected).max() <= 1
     expected = package.utils.image.scale_cam_image(mask[None], (7, 9))
@@ -122,6 +125,21 @@ def test_pictures(package):
     for bad in ((image * 2, mask), (image, mask[1:]), (image, mask, True, "jet", 2), (torch.from_numpy(image), mask)):
         with pytest.raises(ValueError, match=r"show_cam_on_image: accepted are img \[H, W, 3\]"):
             ours.show_cam_on_image(*bad)
+
+
+def test_signatures(package):
+    """What the package's constructors and calls take by position, ours take."""
+    for name in METHODS:
+        for step in ("__init__", "__call__", "forward"):
+            theirs, found = (
+                [
+                    one.name
+                    for one in inspect.signature(getattr(getattr(where, name), step)).parameters.values()
+                    if one.kind == one.POSITIONAL_OR_KEYWORD and one.name != "eigen_smooth"
+                ]
+                for where in (package, ours)
+            )
+            assert found[: len(theirs)] == theirs, (name, step)
 
 
 def test_tensors_kept(package):

@@ -197,6 +197,12 @@ def test_peers_that_are_not_installed(monkeypatch):
         fusedcam.patch("torchcam")
 
 
+def test_a_module_in_the_way(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum", types.ModuleType("captum"))
+    fusedcam.patch()
+    assert [status.state for status in fusedcam.patch_status()] == ["patched", "patched", "not installed"]
+
+
 def fresh(*arguments, code=""):
     done = subprocess.run([sys.executable, "-W", "ignore", *arguments], input=code, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -239,10 +245,9 @@ print(__name__, sys.argv, fusedcam.patch_status()[1].state, fusedcam.patch_statu
 def test_a_script_that_nobody_touches(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    said = fresh("-m", "fusedcam.compat", "--fix-known-defects", str(script), "--strict", "x")
-    assert said == (
-        f"__main__ {[str(script), '--strict', 'x']} patched Options(strict=False, fix_known_defects=True)\n"
-    )
+    for own in (["--strict", "x"], ["--", "x"], ["a", "--", "-m", "b"]):
+        said = fresh("-m", "fusedcam.compat", "--fix-known-defects", str(script), *own)
+        assert said == f"__main__ {[str(script), *own]} patched Options(strict=False, fix_known_defects=True)\n"
     done = subprocess.run(
         [sys.executable, "-m", "fusedcam.compat", "no/such.py"], capture_output=True, text=True, check=False
     )

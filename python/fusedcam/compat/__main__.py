@@ -19,12 +19,16 @@ def main() -> None:
     parser.add_argument("--fix-known-defects", action="store_true", help="right numbers where a peer's are known wrong")
     parser.add_argument("-m", dest="module", action="store_true", help="the script is a module's name")
     parser.add_argument("script")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    given = parser.parse_args()
+    # What stands behind the script is the script's, dashes and all.
+    words, options = sys.argv[1:], 0
+    while options < len(words) and words[options].startswith("-") and words[options] not in ("-", "--"):
+        options += 1
+    given = parser.parse_args(words[: options + 1])
+    arguments = words[options + 1 :]
     if not given.module and not Path(given.script).exists():
         parser.error(f"there is no file {given.script}")
     patch(strict=given.strict, fix_known_defects=given.fix_known_defects)
-    sys.argv = [given.script, *given.arguments]
+    sys.argv = [given.script, *arguments]
     if given.module:
         sys.path[0] = ""
         runpy.run_module(given.script, run_name="__main__", alter_sys=True)

@@ -1,5 +1,6 @@
 """What surrounds a peer's run of a model: gradients and hooks that stay as they are, evaluation mode for its length."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,13 +9,18 @@ from torch import nn
 
 from ..torch.state import evaluating
 
-__all__ = ["as_it_was", "lifted", "predicting"]
+__all__ = ["as_it_was", "lifted", "modes_of", "predicting"]
+
+
+def modes_of(model: nn.Module) -> tuple[bool, ...]:
+    """Whether each module is in training mode."""
+    return tuple(module.training for module in model.modules())
 
 
 @contextmanager
-def predicting(model: nn.Module) -> Iterator[None]:
-    """The model is in evaluation mode within the block, and afterwards as it was."""
-    with evaluating(model, any(module.training for module in model.modules())):
+def predicting(model: nn.Module, *, unless: bool = False) -> Iterator[None]:
+    """The model is in evaluation mode within the block, and afterwards as it was; `unless` leaves it alone."""
+    with evaluating(model, not unless and any(modes_of(model))):
         yield
 
 
@@ -31,21 +37,42 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             parameter.grad = grad
 
 
+class _Lifted:
+    """In a hook's place while it is lifted on some threads; it still acts on the others."""
+
+    def __init__(self, hook: Any):
+        self.hook = hook
+        self.threads: list[int] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return None if threading.get_ident() in self.threads else self.hook(*args, **kwargs)
+
+    @property
+    def __self__(self) -> Any:
+        return getattr(self.hook, "__self__", None)
+
+
+_lock = threading.Lock()
+
+
 @contextmanager
 def lifted(handles: Iterable[Any]) -> Iterator[None]:
-    """The hooks of these handles are off their modules within the block, and afterwards in their old order."""
-    before = []
-    for handle in handles:
-        hooks = handle.hooks_dict_ref()
-        if hooks is not None and handle.id in hooks:
-            before.append((hooks, list(hooks.items())))
-            del hooks[handle.id]
+    """The hooks of these handles do not act on this thread within the block. They keep their places."""
+    thread = threading.get_ident()
+    taken = []
+    with _lock:
+        for handle in handles:
+            hooks = handle.hooks_dict_ref()
+            if hooks is not None and handle.id in hooks:
+                if not isinstance(hooks[handle.id], _Lifted):
+                    hooks[handle.id] = _Lifted(hooks[handle.id])
+                hooks[handle.id].threads.append(thread)
+                taken.append((hooks, handle.id, hooks[handle.id]))
     try:
         yield
     finally:
-        for hooks, items in reversed(before):
-            now = dict(hooks)
-            hooks.clear()
-            hooks.update(items)
-            for key, hook in now.items():
-                hooks.setdefault(key, hook)
+        with _lock:
+            for hooks, key, place in taken:
+                place.threads.remove(thread)
+                if not place.threads and hooks.get(key) is place:
+                    hooks[key] = place.hook

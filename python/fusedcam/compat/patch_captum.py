@@ -2,8 +2,6 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from ..torch.trail import Unfit, follow
 from . import native
+from .attached import alike, attached, tensors_of
 from .patching import Options
 from .replacing import Replacement
 
@@ -43,17 +42,10 @@ def _attribute(options: Options, original: Any) -> Any:
         attr_dim_summation: bool = True,
         grad_kwargs: Any = None,
     ) -> Any:
-        def theirs() -> Any:
-            return original(
-                self,
-                inputs,
-                target,
-                additional_forward_args,
-                attribute_to_layer_input,
-                relu_attributions,
-                attr_dim_summation,
-                grad_kwargs,
-            )
+        rest = (attribute_to_layer_input, relu_attributions, attr_dim_summation, grad_kwargs)
+
+        def theirs(inputs: Any = inputs, more: Any = additional_forward_args) -> Any:
+            return original(self, inputs, target, more, *rest)
 
         plain = attr_dim_summation and not (options.strict or attribute_to_layer_input or grad_kwargs)
         if not plain or not isinstance(self.layer, nn.Module) or self.device_ids is not None:
@@ -61,14 +53,13 @@ def _attribute(options: Options, original: Any) -> Any:
         if torch.is_grad_enabled() and not isinstance(self.forward_func, nn.Module):
             return theirs()  # whose variables are nobody's to find
         try:
-            with _alike(self.forward_func, inputs):
+            with alike(self.forward_func, tensors_of(inputs)):
                 maps = _map(self, inputs, target, additional_forward_args, relu_attributions)
         except Unfit:
             return theirs()
         if not torch.is_grad_enabled():
             return maps
-        variables = [one for one in (*_tensors(inputs), *self.forward_func.parameters()) if one.requires_grad]
-        return _Attached.apply(maps, theirs, *variables) if variables else maps  # type: ignore[no-untyped-call]
+        return attached(maps, theirs, self.forward_func, inputs, additional_forward_args)
 
     @functools.wraps(original)
     def logged(*args: Any, **kwargs: Any) -> Any:
@@ -77,54 +68,6 @@ def _attribute(options: Options, original: Any) -> Any:
     # By this name Captum's own callers step past its logging, which there is none of.
     logged.__wrapped__ = attribute
     return logged
-
-
-class _Attached(torch.autograd.Function):
-    """Maps that were computed without what comes before the layer, and whose backward computes them with it.
-
-    Captum's carry a gradient, for which it records the whole model at each call, and which hardly anyone asks for.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, again: Callable[[], Tensor], *variables: Tensor) -> Tensor:
-        ctx.again = again
-        ctx.save_for_backward(*variables)
-        return maps
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        variables = ctx.saved_tensors  # which refuses those that have been written to meanwhile
-        with torch.enable_grad():
-            maps = ctx.again()
-        found = torch.autograd.grad(maps, variables, gradient, allow_unused=True, create_graph=torch.is_grad_enabled())
-        return None, None, *found
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    return [one for one in (inputs if isinstance(inputs, tuple) else (inputs,)) if isinstance(one, Tensor)]
-
-
-@contextmanager
-def _alike(model: Any, inputs: Any) -> Iterator[None]:
-    """A block whose run of the model another one would repeat.
-
-    Raises:
-        Unfit: the model trains, and has buffers that a run may change or has drawn random numbers, which are as before.
-    """
-    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
-        yield
-        return
-    if any(True for _ in model.buffers()):
-        raise Unfit("running statistics would move twice")
-    devices = {one.device for one in _tensors(inputs) if one.is_cuda}
-    before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    yield
-    after = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    if not all(map(torch.equal, before, after)):
-        torch.set_rng_state(before[0])
-        for device, state in zip(devices, before[1:], strict=True):
-            torch.cuda.set_rng_state(state, device)
-        raise Unfit("random numbers would not come again")
 
 
 def _map(self: Any, inputs: Any, target: Any, more: Any, relu: bool) -> Tensor:
@@ -162,6 +105,8 @@ def _interpolate(original: Any) -> Any:
             or (given.requires_grad and torch.is_grad_enabled())
             or not isinstance(size, tuple | list)
             or len(size) != 2
+            # Where maps shrink, PyTorch's positions are not exact, and its maps not ours.
+            or not all(isinstance(to, int) and to >= extent for to, extent in zip(size, given.shape[2:], strict=True))
         ):
             return theirs(layer_attribution, interpolate_dims, interpolate_mode)
         return native.resize(given.detach(), tuple(size)).to(given.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .capturing import as_it_was, predicting
+from .capturing import as_it_was, modes_of, predicting
 from .patching import Options
 from .pgc_numbers import (
     aggregate_multi_layers_from,
@@ -18,7 +18,7 @@ from .pgc_numbers import (
     scale_cam_image_from,
     show_cam_on_image_from,
 )
-from .pgc_run import forward_from, run_from
+from .pgc_run import finer_forward_from, forward_from
 from .replacing import Replacement
 
 __all__ = ["replacements"]
@@ -41,13 +41,12 @@ def replacements(options: Options) -> list[Replacement]:
     hooks = "pytorch_grad_cam.activations_and_gradients"
     return [
         *found,
-        Replacement(hooks, "ActivationsAndGradients.__call__", run_from, ("34509ae0844c94b7",)),
         Replacement(hooks, "ActivationsAndGradients.clear", _clear, ("52c9e6e7a14d28a3",)),
         Replacement(base, "BaseCAM.__init__", _keeping_modes, ("d2d3813594429eec",)),
         Replacement(base, "BaseCAM.forward", forward_from, ("6cc3419b2e399b83",)),
         Replacement(base, "BaseCAM.__exit__", _exit, ("6420eeebda5ba1c3",)),
         Replacement(base, "BaseCAM.__del__", _delete, ("a423212ee42000ba",)),
-        Replacement(finer, "FinerCAM.forward", _without_traces, ("c48ab76b6d7f8cf6",)),
+        Replacement(finer, "FinerCAM.forward", finer_forward_from, ("c48ab76b6d7f8cf6",)),
         Replacement(finer, "FinerCAM.__exit__", _exit, ("cc7c6f3c39cd7404",)),
         Replacement(sess, "SESS.forward", _without_traces, ("4c1cfc2af2a604a9",)),
         Replacement(guided, "GuidedBackpropReLUModel.__init__", _keeping_modes, ("c07cec5e8b4d8e03",)),
@@ -64,6 +63,7 @@ def _keeping_modes(original: Any) -> Any:
         finally:
             for module, training in modes:
                 module.training = training
+            self._modes = modes_of(model)
 
     return __init__
 
@@ -100,6 +100,6 @@ def _delete(original: Any) -> Any:
     @functools.wraps(original)
     def __del__(self: Any) -> None:
         if hasattr(self, "activations_and_grads"):  # it is not where the constructor has failed
-            original(self)
+            self.activations_and_grads.release()
 
     return __del__

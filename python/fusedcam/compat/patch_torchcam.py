@@ -4,6 +4,7 @@ Its extractors keep capturing by themselves: the user runs the model, so that th
 """
 
 import functools
+import sys
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def _compute_cams(original: Any) -> Any:
         targets: Any = None,
         **kwargs: Any,
     ) -> list[Tensor]:
-        if not _is_theirs(type(self), "_normalize"):
+        if not _is_theirs(self, "_normalize"):
             return original(self, class_idx, scores, normalized, targets=targets, **kwargs)  # type: ignore[no-any-return]
         if targets is not None:
             kwargs["targets"] = targets
@@ -61,22 +62,24 @@ def _compute_cams(original: Any) -> Any:
     return compute_cams
 
 
-def _is_theirs(cls: type, name: str) -> bool:
-    """Whether torch-cam's own classes are where that comes from, and no user's."""
-    owner = next(one for one in cls.__mro__ if name in vars(one))
+def _is_theirs(self: Any, name: str) -> bool:
+    """Whether the code that an extractor has by that name stands in a file of torch-cam's, or here."""
+    owner = next(one for one in type(self).__mro__ if name in vars(one))
     function = getattr(vars(owner)[name], "__func__", vars(owner)[name])
-    return owner.__module__.startswith("torchcam.") and str(function.__module__).startswith("torchcam.")
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    own = owner.__module__.startswith("torchcam.") and name not in vars(self)
+    return own and file in (__file__, getattr(sys.modules.get(owner.__module__), "__file__", ""), *_DECORATED)
+
+
+# torch.no_grad() has wrapped what it decorates in functions of this file.
+_DECORATED = (torch.no_grad()(lambda: None).__code__.co_filename,)
 
 
 def _is_grad_cam(self: Any) -> bool:
     from torchcam.methods import gradient
 
-    return (
-        type(self)._get_weights is gradient.GradCAM._get_weights
-        and _is_theirs(type(self), "_get_weights")
-        and _is_theirs(type(self), "_backprop")
-        and not {"_get_weights", "_backprop"} & vars(self).keys()
-    )
+    own = type(self)._get_weights is gradient.GradCAM._get_weights
+    return own and _is_theirs(self, "_get_weights") and _is_theirs(self, "_backprop")
 
 
 def _map(self: Any, activations: Tensor, second: Tensor, normalized: bool) -> Tensor:
@@ -127,7 +130,8 @@ def _fuse_cams(original: Any) -> Any:
     @functools.wraps(theirs)
     def fuse(cams: list[Tensor], target_shape: tuple[int, ...]) -> Tensor:
         plain = all(cam.ndim == 3 and cam.numel() and cam.is_floating_point() and not cam.requires_grad for cam in cams)
-        if not plain or len(target_shape) != 2:
+        # Where maps shrink, the peer's positions are not exact, and its maps not ours.
+        if not plain or not _grows([cam.shape[1:] for cam in cams], target_shape):
             return theirs(cams, target_shape)  # type: ignore[no-any-return]
         sized = (native.resize(cam, tuple(target_shape)).to(cam.dtype) for cam in cams)
         fused: Tensor = next(sized)
@@ -136,6 +140,12 @@ def _fuse_cams(original: Any) -> Any:
         return fused
 
     return staticmethod(fuse)
+
+
+def _grows(shapes: list[Any], to: Any) -> bool:
+    """Whether maps of these shapes are all enlarged, or stay."""
+    whole = len(to) == 2 and all(isinstance(one, int) and one > 0 for one in to)
+    return whole and all(shape[0] <= to[0] and shape[1] <= to[1] for shape in shapes)
 
 
 def _grad_cam_pp_weights(original: Any) -> Any:

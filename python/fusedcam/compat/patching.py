@@ -97,7 +97,7 @@ def patch(*peers: str, strict: bool = False, fix_known_defects: bool = False) ->
     options = Options(strict, fix_known_defects)
     with _lock:
         for peer in _named(peers):
-            if find_spec(peer.package) is None:
+            if not _installed(peer):
                 if peers:
                     raise ModuleNotFoundError(f"{peer.package} is not installed: pip install {peer.distribution}")
                 continue
@@ -154,8 +154,15 @@ def _named(peers: tuple[str, ...]) -> list[Peer]:
     return [PEERS[name] for name in peers or PEERS]
 
 
+def _installed(peer: Peer) -> bool:
+    try:
+        return find_spec(peer.package) is not None
+    except ValueError:  # somebody has put a module of that name in the way
+        return False
+
+
 def _version(peer: Peer) -> str | None:
-    if find_spec(peer.package) is None:
+    if not _installed(peer):
         return None
     try:
         return version(peer.distribution)
@@ -178,7 +185,7 @@ def _start(peer: Peer, options: Options) -> None:
         warnings.warn(
             f"fusedcam knows {peer.package} {', '.join(peer.versions)}, not {found}: only what has the same source is "
             "replaced; fusedcam.patch_status() says what",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

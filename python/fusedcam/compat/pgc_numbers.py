@@ -6,13 +6,14 @@ A subclass that overrides a step gets NumPy arrays and its own result.
 
 import functools
 import operator
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import native, pgc_maps
-from .pictures import draw_stretched
+from .pictures import draw_stretched, opencv_table
 
 __all__ = [
     "aggregate_multi_layers_from",
@@ -24,10 +25,17 @@ __all__ = [
     "method_of",
     "scale_cam_image_from",
     "show_cam_on_image_from",
+    "steps_are_theirs",
     "to_numpy",
 ]
 
-_STEPS = ("get_cam_image", "get_cam_weights", "compute_cam_per_layer", "aggregate_multi_layers")
+_STEPS = (
+    "get_cam_image",
+    "get_cam_weights",
+    "compute_cam_per_layer",
+    "aggregate_multi_layers",
+    "get_target_width_height",
+)
 
 
 def scale_cam_image_from(original: Any) -> Any:
@@ -70,21 +78,13 @@ def show_cam_on_image_from(original: Any) -> Any:
         img: Any, mask: Any, use_rgb: bool = False, colormap: Any = cv2.COLORMAP_JET, image_weight: float = 0.5
     ) -> Any:
         def colours() -> Any:
-            table = _opencv_table(colormap) if isinstance(colormap, int) else _opencv_table.__wrapped__(colormap)
-            return table[:, ::-1] if use_rgb else table
+            table = opencv_table(colormap) if isinstance(colormap, int) else opencv_table.__wrapped__(colormap)
+            return table[..., ::-1] if use_rgb else table
 
         picture = draw_stretched(img, mask, colours, image_weight)
         return original(img, mask, use_rgb, colormap, image_weight) if picture is None else picture
 
     return show_cam_on_image
-
-
-@functools.lru_cache
-def _opencv_table(colormap: Any) -> Any:
-    """OpenCV's colours [256, 3], blue first. It takes longer over them than a picture of ours takes."""
-    import cv2
-
-    return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], colormap)[:, 0]
 
 
 def get_2d_projection_from(original: Any) -> Any:
@@ -114,9 +114,10 @@ def get_cam_image_from(original: Any) -> Any:
         if eigen_smooth or not _weighable(values, weights):
             self = _Given(weights_given)
             return original(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth)
-        flat = values.reshape(*values.shape[:2], -1, values.shape[-1])
-        raw = native.cam(flat, weights=np.asarray(weights, values.dtype), normalize=None, relu=False)
-        return raw.reshape(values.shape[0], *values.shape[2:])
+        common = np.result_type(values, weights)
+        flat = values.reshape(*values.shape[:2], -1, values.shape[-1]).astype(common, copy=False)
+        raw = native.cam(flat, weights=weights.astype(common, copy=False), normalize=None, relu=False)
+        return raw.reshape(values.shape[0], *values.shape[2:]).astype(common, copy=False)
 
     return get_cam_image
 
@@ -134,34 +135,62 @@ def _weighable(activations: Any, weights: Any) -> bool:
         and activations.ndim in (4, 5)
         and activations.dtype in (np.float16, np.float32, np.float64)
         and isinstance(weights, np.ndarray)
-        and weights.dtype.kind == "f"
+        and weights.dtype in (np.float16, np.float32, np.float64)
         and weights.shape == activations.shape[:2]
         and activations.size > 0
     )
+
+
+# Where each method's arithmetic is defined.
+_HOMES = {
+    "GradCAM": "grad_cam",
+    "GradCAMPlusPlus": "grad_cam_plusplus",
+    "XGradCAM": "xgrad_cam",
+    "HiResCAM": "hirescam",
+    "GradCAMElementWise": "grad_cam_elementwise",
+    "LayerCAM": "layer_cam",
+}
 
 
 def method_of(cam: Any) -> str | None:
     """The name in pgc_maps.METHODS of a CAM none of whose steps is anyone else's; None otherwise."""
     import pytorch_grad_cam
 
-    owners = {}
-    for step in (*_STEPS, "get_target_width_height"):
-        owner = next(cls for cls in type(cam).__mro__ if step in vars(cls))
-        if step in vars(cam) or not _their_own(owner, step):
-            return None
-        owners[step] = owner
-    image, weights = owners.pop("get_cam_image"), owners.pop("get_cam_weights")
-    base = pytorch_grad_cam.base_cam.BaseCAM
-    if any(owner is not base for owner in owners.values()):
+    if not steps_are_theirs(cam):
         return None
-    name = (weights if image is base else image).__name__
-    return name if name in pgc_maps.METHODS else None
+    base = pytorch_grad_cam.base_cam.BaseCAM
+    image, weights, *others = (_owner(cam, step) for step in _STEPS)
+    if any(owner is not base for owner in others):
+        return None
+    owner = weights if image is base else image
+    home = _HOMES.get(owner.__name__)
+    return owner.__name__ if home and owner.__module__ == f"pytorch_grad_cam.{home}" else None
 
 
-def _their_own(owner: Any, step: str) -> bool:
-    """Whether a class of pytorch-grad-cam's has that method from itself or from us."""
-    module = str(getattr(vars(owner)[step], "__module__", ""))
-    return str(owner.__module__).startswith("pytorch_grad_cam.") and module == str(owner.__module__)
+def steps_are_theirs(cam: Any) -> bool:
+    """Whether every step of a CAM is pytorch-grad-cam's own, or what we have put in its place."""
+    return _scaling_is_theirs() and all(
+        step not in vars(cam) and _is_theirs(vars(_owner(cam, step))[step], _owner(cam, step).__module__)
+        for step in _STEPS
+    )
+
+
+def _scaling_is_theirs() -> bool:
+    """Whether nobody has put another function in that one's place, which is the usual way to raw scores."""
+    import pytorch_grad_cam
+
+    return _is_theirs(pytorch_grad_cam.base_cam.scale_cam_image, "pytorch_grad_cam.utils.image")
+
+
+def _owner(cam: Any, step: str) -> Any:
+    return next(cls for cls in type(cam).__mro__ if step in vars(cls))
+
+
+def _is_theirs(function: Any, module: str) -> bool:
+    """By where its code stands: names can be borrowed."""
+    home = sys.modules.get(module)
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    return file in (__file__, getattr(home, "__file__", "")) and module.startswith("pytorch_grad_cam.")
 
 
 def compute_cam_per_layer_from(original: Any) -> Any:
@@ -197,7 +226,7 @@ def aggregate_multi_layers_from(original: Any) -> Any:
         maps = cam_per_target_layer
         one = isinstance(maps, list) and len(maps) == 1 and isinstance(maps[0], np.ndarray) and maps[0].ndim == 4
         whole = _as_maps(maps[0][:, 0]) if one and maps[0].shape[1] == 1 else None
-        if whole is not None and whole.min() >= 0:  # one layer is its own mean
+        if whole is not None and whole.min() >= 0 and _scaling_is_theirs():  # one layer is its own mean
             return pgc_maps.scaled(whole, None).astype(np.float32, copy=False)
         return original(self, cam_per_target_layer)
 

@@ -19,6 +19,7 @@ __all__ = [
     "SoftmaxOutputTarget",
     "as_list",
     "check_count",
+    "finer_targets",
     "loss",
 ]
 
@@ -124,17 +125,32 @@ class FinerWeightedTarget:
         return (share * ahead).sum(-1) / (share.sum(-1) + 1e-9)
 
 
-def check_count(targets: Any, output: Any) -> None:
+def check_count(targets: Any, output: Any, images: int) -> None:
     """Refuses fewer targets than images.
 
     Raises:
         ValueError: there are fewer.
     """
-    if targets is not None and isinstance(targets, Sequence) and len(targets) < len(output):
-        raise ValueError(
-            f"targets: {len(targets)} came for {len(output)} images; accepted is one for each (pytorch-grad-cam itself "
-            "returns maps of zeros for the others)"
-        )
+    if targets is None or not isinstance(output, Tensor | list):
+        return  # what is paired with targets may be something else than images
+    if len(targets) >= images or len(output) != images:
+        return
+    raise ValueError(
+        f"targets: {len(targets)} came for {images} images; accepted is one for each (pytorch-grad-cam itself returns "
+        "maps of zeros for the others)"
+    )
+
+
+def finer_targets(
+    output: Tensor, alpha: float, comparison_categories: Any, target_idx: int | None, kind: type
+) -> list[Any]:
+    """What compares each image's first choice, or `target_idx`, with the classes whose scores come closest."""
+    scores = output.detach()
+    wanted = scores.amax(-1) if target_idx is None else scores[:, target_idx]
+    order = np.argsort(abs(scores - wanted[:, None]).cpu().numpy(), axis=-1).tolist()
+    places = range(1, 4) if comparison_categories is None else comparison_categories
+    places = [place for place in places if place < scores.shape[-1]]
+    return [kind(row[0], [row[place] for place in places], alpha) for row in order]
 
 
 def as_list(targets: Any, output: Any, classifier: type) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from .outputs import detached, normal
 from .plan import Captured, Plan
@@ -17,9 +18,10 @@ from .targets import Score, score_function
 
 __all__ = ["Capture", "Captured", "Plan", "without_autocast_cache"]
 
-# Why a model runs again; the first two also say how.
+# Why a model runs again; the first three also say how.
 _SWITCHED_OFF = "the model switched recording off after the layer"
 _OVERWRITTEN = "the layer's output was overwritten"
+_SHARED = "the layer returned memory of its input"
 _OTHER_PATH = "the model took another path than before"
 _MOST_RUNS = 8  # a model that surprises even then never runs twice alike
 
@@ -93,8 +95,11 @@ class Capture:
         before = self._calls.get(layer)
         wanted = call if call >= 0 else None if before is None else max(before + call, 0)
         needs = self._needs.union(reruns)
-        from_start = _SWITCHED_OFF in needs
-        recorder = Recorder(n, wanted, from_start=from_start, copy=_OVERWRITTEN in needs)
+        whole = _SHARED in needs
+        from_start = whole or _SWITCHED_OFF in needs
+        recorder = Recorder(n, wanted, from_start=from_start, copy=_OVERWRITTEN in needs, whole=whole)
+        if whole:  # a graph that leads to the layer needs somewhere to begin, be every parameter frozen
+            args = [_differentiable(value) for value in args]
         checkpoints = plain_checkpoints() if from_start else nullcontext()
         # The first of these restores all modes, whatever a recorder inside the model's own inference_mode leaves.
         with torch.inference_mode(False), torch.set_grad_enabled(from_start), checkpoints, watching(recorder, [layer]):
@@ -117,14 +122,16 @@ class Capture:
             raise ValueError(f"call is {call}, but layer {name} was called {recorder.calls} times")
         if recorder.recorded != right:
             raise _Again(f"the layer was called {recorder.calls} times")
-        if recorder.leaf is None:
+        if recorder.shared:
+            raise _Again(_SHARED)
+        if recorder.leaf is None or recorder.edge is None:
             raise ValueError(
                 f"layer {name} returned {recorder.refused}; accepted is a map [N, C, H, W] of floats with N = {n}"
             )
         if recorder.overwritten:
             raise _Again(_OVERWRITTEN)
 
-        gradients = _gradients(score, output, recorder.leaf) if still_on or from_start else None
+        gradients = _gradients(score, output, recorder.leaf, recorder.edge) if still_on or from_start else None
         if gradients is None:
             if not from_start:
                 raise _Again(_SWITCHED_OFF)
@@ -138,7 +145,7 @@ class Capture:
                 f"{f', class number {zero[0][1]} of its list,' if zero[0][1:] else ''} its gradient is zero everywhere "
                 "and another output of the layer leaves it as it is"
             )
-        self._needs |= needs & {_SWITCHED_OFF, _OVERWRITTEN}
+        self._needs |= needs & {_SWITCHED_OFF, _OVERWRITTEN, _SHARED}
         shape = tuple(recorder.leaf.shape)
         where: Literal["from the layer", "from the start"] = "from the start" if from_start else "from the layer"
         plan = Plan(self._names[layer], right, recorder.calls, shape, where, tuple(reruns))
@@ -231,8 +238,8 @@ class Capture:
         self._calls[layer] = survey.calls[layer]
 
 
-def _gradients(score: Score, output: Any, leaf: Tensor) -> Tensor | None:
-    """Of each score with respect to the leaf; None where the graph does not lead there."""
+def _gradients(score: Score, output: Any, leaf: Tensor, edge: Tensor | GradientEdge) -> Tensor | None:
+    """Of each score with respect to the leaf, at its edge; None where the graph does not lead there."""
     with torch.enable_grad():
         scores = score(output)
         columns = scores if scores.ndim == 2 else scores[:, None]
@@ -246,7 +253,7 @@ def _gradients(score: Score, output: Any, leaf: Tensor) -> Tensor | None:
             seed[:, k] = 1
             more = k + 1 < columns.shape[1]
             try:
-                gradients += torch.autograd.grad(columns, leaf, seed, retain_graph=more, allow_unused=True)
+                gradients += torch.autograd.grad(columns, edge, seed, retain_graph=more, allow_unused=True)
             except RuntimeError as error:
                 if "use_reentrant=True" in str(error):  # a checkpoint after the layer
                     return None
@@ -259,6 +266,11 @@ def _gradients(score: Score, output: Any, leaf: Tensor) -> Tensor | None:
 
 def _shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Size, ...]:
     return tuple(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def _differentiable(value: Any) -> Any:
+    """A tensor of floats as a variable of its own."""
+    return value.detach().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _named(targets: Any) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["are_probabilities", "describe", "detached", "find_map", "normal", "replaced"]
+__all__ = ["are_probabilities", "describe", "detached", "find_map", "normal", "replaced", "shares_memory", "tensors"]
 
 
 def find_map(output: Any, n: int) -> Tensor | None:
     """The first tensor [N, C, H, W] of floats with N = n in what a module returned."""
-    for tensor in _tensors(output):
+    for tensor in tensors(output):
         if tensor.ndim == 4 and tensor.shape[0] == n and tensor.is_floating_point():
             return tensor
     return None
@@ -61,23 +61,30 @@ def are_probabilities(rows: Tensor) -> bool:
     return bool(((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() < tolerance)).all())
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors(output: Any) -> Iterator[Tensor]:
+    """Those in what a module takes or returns."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, list | tuple):
         for item in output:
-            yield from _tensors(item)
+            yield from tensors(item)
     elif isinstance(output, Mapping):
         for item in output.values():
-            yield from _tensors(item)
+            yield from tensors(item)
     elif dataclasses.is_dataclass(output):
         for field in dataclasses.fields(output):
-            yield from _tensors(getattr(output, field.name))
+            yield from tensors(getattr(output, field.name))
+
+
+def shares_memory(inputs: Any, output: Tensor) -> bool:
+    """Whether a tensor among `inputs` lies in the same memory."""
+    return any(_shares_memory(one, output) for one in tensors(inputs))
 
 
 def _shares_memory(first: Tensor, second: Tensor) -> bool:
     try:
-        return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+        memory = first.untyped_storage().data_ptr()
+        return memory == second.untyped_storage().data_ptr() and memory != 0
     except (RuntimeError, NotImplementedError):  # sparse, or a subclass without storage
         return False
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.checkpoint import CheckpointFunction
 
-from .outputs import describe, detached, find_map, replaced
+from .outputs import describe, detached, find_map, replaced, shares_memory
 
 __all__ = ["Disturber", "Recorder", "Survey", "Watch", "plain_checkpoints", "watching"]
 
@@ -43,12 +44,17 @@ class Recorder(Watch):
     count to run again with.
     """
 
-    def __init__(self, n: int, wanted: int | None, *, from_start: bool, copy: bool):
-        self.n, self.wanted, self.from_start, self.copy = n, wanted, from_start, copy
+    def __init__(self, n: int, wanted: int | None, *, from_start: bool, copy: bool, whole: bool):
+        self.n, self.wanted, self.from_start, self.copy, self.whole = n, wanted, from_start, copy, whole
         self.calls = 0
         self.recorded: int | None = None
         """The call that is recorded, or would be if its output were a map."""
         self.leaf: Tensor | None = None
+        """The layer's output; differentiated with respect to `edge`."""
+        self.edge: Tensor | GradientEdge | None = None
+        self.shared = False
+        """The layer returned memory of its input, which the model may use by its other name: no leaf can replace it,
+        and the graph has to lead through the layer as a `whole`."""
         self.refused = ""
         """What the layer returned in place of a map."""
         self._version = 0
@@ -60,17 +66,20 @@ class Recorder(Watch):
         call, self.calls = self.calls, self.calls + 1
         if call == (self.wanted or 0):
             self.recorded = call
-            return self._record(output)
+            return self._record(inputs, output)
         if self.wanted is None and self.recorded is not None:
             torch.set_grad_enabled(self.from_start)
             self.recorded, self.leaf = None, None
             return detached(output)
         return None
 
-    def _record(self, output: Any) -> Any:
+    def _record(self, inputs: Any, output: Any) -> Any:
         activations = find_map(output, self.n)
         if activations is None:
             self.refused = describe(output)
+            return None
+        if shares_memory(inputs, activations) and not self.whole:
+            self.shared = True
             return None
         if torch.is_inference_mode_enabled():
             # The model's own inference_mode, which hides grad mode. Closed at the run's end, after that has ended.
@@ -80,7 +89,10 @@ class Recorder(Watch):
         if self.copy or leaf.is_inference():
             leaf = leaf.clone()
         self._version = leaf._version
-        self.leaf = leaf.requires_grad_()
+        if self.whole and activations.requires_grad:
+            self.leaf, self.edge = leaf, get_gradient_edge(activations)
+            return None
+        self.leaf = self.edge = leaf.requires_grad_()
         # A clone, so that an in-place operation after the layer changes neither the leaf nor its right to be one.
         return replaced(output, activations, self.leaf.clone())
 

@@ -1,8 +1,10 @@
 """Several layers in one run: what each call of them returned, and the gradients of a loss with respect to it.
 
-The graph begins at the first call of any of them, so that what comes before costs and holds what inference does.
+The graph begins at the first call of any of them, so that what comes before costs and holds what inference does. Where
+a model does not bear that it begins at the start, and still no gradient of a parameter is computed.
 """
 
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -12,10 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .capture import without_autocast_cache
-from .outputs import describe, normal
+from .outputs import describe, normal, shares_memory
 from .recording import Watch, watching
 
 __all__ = ["Step", "Trail", "Unfit", "follow"]
+
+_from_start: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Layers with which runs were recorded from the start."""
 
 
 class Unfit(Exception):
@@ -38,26 +43,34 @@ class Trail(Watch):
         record: whether gradients will be asked for.
         live: keep what the model goes on with, which a later in-place operation changes, instead of what the layer
             returned.
+        from_start: recording is on already.
     """
 
-    def __init__(self, *, record: bool, live: bool):
-        self.record, self.live = record, live
+    def __init__(self, *, record: bool, live: bool, from_start: bool):
+        self.record, self.live, self.from_start = record, live, from_start
         self.steps: list[Step] = []
         self.refused = ""
+        self.shared = False
+        """A layer returned memory of its input, which the model may use by its other name: no leaf can replace it."""
         self._modes = ExitStack()
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if not self.acts or self.refused:
+        if not self.acts or self.refused or self.shared:
             return None
         if not isinstance(output, Tensor) or not output.is_floating_point():
             self.refused = f"a layer returned {describe(output)}"
             return None
         if not self.record:
-            self.steps.append(Step(output.detach() if self.live else output.detach().clone(), None))
+            self._keep(output, None)
             return None
-        if self.steps and output.requires_grad:
-            kept = output.detach() if self.live else output.detach().clone()
-            self.steps.append(Step(kept, get_gradient_edge(output)))
+        if output.requires_grad and (self.steps or self.from_start):
+            self._keep(output, get_gradient_edge(output))
+            return None
+        if self.from_start:
+            self.refused = "nothing before a layer requires grad"
+            return None
+        if shares_memory(inputs, output):
+            self.shared = True
             return None
         if torch.is_inference_mode_enabled():
             # The model's own inference_mode, which hides grad mode. Closed at the run's end, after that has ended.
@@ -70,6 +83,9 @@ class Trail(Watch):
         passed = leaf.clone()  # which an in-place operation may change, as it may not change a leaf
         self.steps.append(Step(passed.detach() if self.live else leaf.detach(), leaf))
         return passed
+
+    def _keep(self, output: Tensor, edge: GradientEdge | None) -> None:
+        self.steps.append(Step(output.detach() if self.live else output.detach().clone(), edge))
 
     def close(self) -> None:
         """Ends the run."""
@@ -106,16 +122,38 @@ def follow(
     Raises:
         Unfit: no layer ran where hooks see it, or one returned something else than a tensor of floats.
     """
-    trail = Trail(record=record, live=live)
-    with torch.inference_mode(False), torch.no_grad(), without_autocast_cache():
+    layers = list(layers)
+    if not record or not any(layer in _from_start for layer in layers):
+        try:
+            output, trail = _run(model, layers, args, record=record, live=live, from_start=False)
+            if not trail.shared:
+                return output, _checked(trail)
+        except RuntimeError:  # of a model that asks autograd for something before the layer, or its own
+            if not record:
+                raise
+    output, trail = _run(model, layers, args, record=record, live=live, from_start=True)
+    _checked(trail)
+    _from_start.update(layers)
+    return output, trail
+
+
+def _run(
+    model: Callable[..., Any], layers: list[nn.Module], args: Any, *, record: bool, live: bool, from_start: bool
+) -> tuple[Any, Trail]:
+    trail = Trail(record=record, live=live, from_start=from_start)
+    with torch.inference_mode(False), torch.set_grad_enabled(from_start), without_autocast_cache():
         args = tuple(normal(value) for value in args)
         with watching(trail, layers):
             try:
                 output = model(*args)
             finally:
                 trail.close()
+    return output, trail
+
+
+def _checked(trail: Trail) -> Trail:
     if trail.refused:
         raise Unfit(trail.refused)
     if not trail.steps:
         raise Unfit("no layer ran where hooks see it")
-    return output, trail
+    return trail

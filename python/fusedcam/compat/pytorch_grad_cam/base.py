@@ -13,7 +13,9 @@ from .. import pgc_maps
 from ..capturing import predicting
 from ..pgc_targets import ClassifierOutputTarget, as_list, check_count, loss
 
-__all__ = ["BaseCAM", "Run"]
+__all__ = ["BaseCAM", "Run", "Transform", "projected"]
+
+Transform = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,17 @@ class BaseCAM:
         device: None for maps as NumPy arrays; "keep" for tensors on the model's device.
     """
 
-    kernel: ClassVar[str] = ""
+    arithmetic: ClassVar[str] = ""
     """The method's name in pgc_maps.METHODS, where it is one of those."""
     uses_gradients: ClassVar[bool] = True
+    smooths: ClassVar[bool] = True
+    """Whether `eigen_smooth` makes a difference."""
 
     def __init__(
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
+        reshape_transform: Transform | None = None,
         *,
         device: Literal["keep"] | None = None,
     ):
@@ -59,9 +63,21 @@ class BaseCAM:
         if device not in (None, "keep"):
             raise ValueError(f'device is {device!r}; accepted: None, "keep"')
         self.model, self.target_layers = model, list(target_layers)
-        self.reshape_transform, self.device = reshape_transform, device
+        self.reshape_transform = reshape_transform
+        self.device = next((parameter.device for parameter in model.parameters()), None)
+        """Where the model is; inputs are brought there."""
+        self.keep = device == "keep"
         self.outputs: Any = None
         """What the model returned in the last call, detached."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("get_cam_weights", "get_cam_image", "compute_cam_per_layer", "aggregate_multi_layers"):
+            if name in vars(cls):
+                raise TypeError(
+                    f"{cls.__name__} overrides {name}, which nothing here calls; override weights, products or raw_map "
+                    "or use the package itself with fusedcam.patch()"
+                )
 
     def weights(self, run: Run) -> Tensor:
         """[N, C]."""
@@ -104,15 +120,15 @@ class BaseCAM:
         for mirrored in (False, True):
             for factor in (0.9, 1.0, 1.1):
                 image = (input_tensor.flip(-1) if mirrored else input_tensor) * factor
-                one = self._explain(image, targets, eigen_smooth)
+                one = self.explain(image, lambda output: targets, eigen_smooth)
                 maps.append(one.flip(-1) if mirrored else one)
-        return self._given(torch.stack(maps).mean(0))
+        return self.given(torch.stack(maps).mean(0))
 
     def forward(
         self, input_tensor: Tensor, targets: Sequence[Callable[[Any], Any]] | None = None, eigen_smooth: bool = False
     ) -> Any:
         """As a call without `aug_smooth`."""
-        return self._given(self._explain(input_tensor, targets, eigen_smooth))
+        return self.given(self.explain(input_tensor, lambda output: targets, eigen_smooth))
 
     def __enter__(self) -> Self:
         return self
@@ -120,18 +136,21 @@ class BaseCAM:
     def __exit__(self, *exception: object) -> None:
         """Nothing is left to undo: hooks come and go with each call."""
 
-    def _given(self, maps: Tensor) -> Any:
-        return maps if self.device == "keep" else maps.cpu().numpy()
+    def given(self, maps: Tensor) -> Any:
+        return maps if self.keep else maps.cpu().numpy()
 
-    def _explain(self, x: Tensor, targets: Any, eigen_smooth: bool) -> Tensor:
-        parameter = next(self.model.parameters(), None)
-        x = x if parameter is None else x.to(parameter.device)
+    def explain(self, x: Tensor, choose: Callable[[Any], Any], eigen_smooth: bool) -> Tensor:
+        """The finished maps, a tensor, of the targets that `choose` has for the model's output."""
+        x = x if self.device is None else x.to(self.device)
         with predicting(self.model):
             try:
                 output, trail = follow(
                     self.model, self.target_layers, x, record=self.uses_gradients, live=x.device.type == "cpu"
                 )
-                check_count(targets, output)
+                targets = choose(output)
+                if targets is not None and not isinstance(targets, list | tuple):
+                    targets = list(targets)
+                check_count(targets, output, len(x))
                 self.outputs = output.detach() if isinstance(output, Tensor) else output
                 gradients = self.gradients(trail, lambda: loss(targets, output, ClassifierOutputTarget))
             except Unfit as error:
@@ -154,9 +173,9 @@ class BaseCAM:
         return self.reshape_transform(tensor) if self.reshape_transform and tensor.numel() else tensor
 
     def _small(self, run: Run, eigen_smooth: bool) -> Tensor:
-        if self.kernel and not eigen_smooth:
-            return pgc_maps.small_map(self.kernel, run.activations, run.gradients)
-        raw = projected(self.products(run)) if eigen_smooth else self.raw_map(run)
+        if self.arithmetic and not eigen_smooth:
+            return pgc_maps.small_map(self.arithmetic, run.activations, run.gradients)
+        raw = projected(self.products(run)) if eigen_smooth and self.smooths else self.raw_map(run)
         raw = raw.clamp(min=0)
         return pgc_maps.scaled(raw, None) if raw.ndim == 3 else raw
 

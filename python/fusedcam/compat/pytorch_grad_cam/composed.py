@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ...torch.trail import Trail, Unfit
 from .. import native, pgc_maps
 from ..capturing import predicting
-from ..pgc_targets import ClassifierOutputTarget, FinerWeightedTarget, check_count, loss
-from .base import BaseCAM, Run
+from ..pgc_targets import ClassifierOutputTarget, FinerWeightedTarget, check_count, finer_targets, loss
+from .base import BaseCAM, Run, Transform, projected
 from .methods import GradCAM, GradCAMPlusPlus
 
 __all__ = ["FinerCAM", "FullGrad", "RefineCAM", "ShapleyCAM"]
@@ -23,7 +23,7 @@ class FinerCAM:
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
+        reshape_transform: Transform | None = None,
         base_method: type[BaseCAM] = GradCAM,
         *,
         device: Literal["keep"] | None = None,
@@ -44,17 +44,13 @@ class FinerCAM:
     ) -> Any:
         """As BaseCAM's; without targets, each image's first choice, or `target_idx`, is compared with the classes whose
         scores come closest: those at `comparison_categories` in the order of closeness, by default 1 to 3."""
-        if targets is None:
-            model = self.base_cam.model
-            parameter = next(model.parameters(), None)
-            with predicting(model), torch.no_grad():
-                scores = model(input_tensor if parameter is None else input_tensor.to(parameter.device))
-            wanted = scores.amax(-1) if target_idx is None else scores[:, target_idx]
-            order = (scores - wanted[:, None]).abs().argsort(dim=-1, stable=True).tolist()
-            places = range(1, 4) if comparison_categories is None else comparison_categories
-            places = [place for place in places if place < scores.shape[-1]]
-            targets = [FinerWeightedTarget(row[0], [row[place] for place in places], alpha) for row in order]
-        return self.base_cam.forward(input_tensor, targets, eigen_smooth)
+
+        def choose(output: Tensor) -> Any:
+            if targets is not None:
+                return targets
+            return finer_targets(output, alpha, comparison_categories, target_idx, FinerWeightedTarget)
+
+        return self.base_cam.given(self.base_cam.explain(input_tensor, choose, eigen_smooth))
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +66,7 @@ class RefineCAM:
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
+        reshape_transform: Transform | None = None,
         base_method: type[BaseCAM] = GradCAMPlusPlus,
         *,
         device: Literal["keep"] | None = None,
@@ -85,10 +81,10 @@ class RefineCAM:
         return self.forward(*args, **options)
 
     def forward(
-        self, input_tensor: Tensor, targets: Sequence[Callable[[Any], Any]] | None = None, aug_smooth: bool = False
+        self, input_tensor: Tensor, targets: Sequence[Callable[[Any], Any]] | None = None, eigen_smooth: bool = False
     ) -> Any:
-        """As BaseCAM's."""
-        maps = torch.stack([cam(input_tensor, targets, aug_smooth) for cam in self.base_cam_per_layer]).prod(0)
+        """As BaseCAM's, but that `eigen_smooth` is the layers' `aug_smooth`, as the peer has it."""
+        maps = torch.stack([cam(input_tensor, targets, eigen_smooth) for cam in self.base_cam_per_layer]).prod(0)
         result: Tensor = pgc_maps.scaled(maps, None)
         return result if self.device == "keep" else result.cpu().numpy()
 
@@ -124,16 +120,20 @@ class FullGrad(BaseCAM):
     """|x dx| and |bias dy| of every convolution and batch normalisation, each channel from 0 to 1, summed (Srinivas and
     Fleuret 2019, https://arxiv.org/abs/1905.00780). `target_layers` is not used."""
 
-    def __init__(self, model: nn.Module, target_layers: Sequence[nn.Module] = (), *args: Any, **options: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module] = (),
+        reshape_transform: Transform | None = None,
+        *,
+        device: Literal["keep"] | None = None,
+    ):
         kinds = (nn.Conv2d, nn.BatchNorm2d)
         layers = [one for one in model.modules() if type(one) in kinds and one.bias is not None]
-        super().__init__(model, layers, *args, **options)
+        super().__init__(model, layers, reshape_transform, device=device)
 
-    def _explain(self, x: Tensor, targets: Any, eigen_smooth: bool) -> Tensor:
-        if eigen_smooth:
-            raise ValueError("FullGrad: eigen_smooth is True; accepted is False")
-        parameter = next(self.model.parameters(), None)
-        x = (x if parameter is None else x.to(parameter.device)).detach().requires_grad_()
+    def explain(self, x: Tensor, choose: Callable[[Any], Any], eigen_smooth: bool) -> Tensor:
+        x = (x if self.device is None else x.to(self.device)).detach().requires_grad_()
         edges: dict[nn.Module, Any] = {}
         handles = []
 
@@ -145,7 +145,8 @@ class FullGrad(BaseCAM):
                 handles.append(layer.register_forward_hook(keep))
             with predicting(self.model), torch.inference_mode(False), torch.enable_grad():
                 output = self.model(x)
-                check_count(targets, output)
+                targets = choose(output)
+                check_count(targets, output, len(x))
                 score = loss(targets, output, ClassifierOutputTarget)
                 found = torch.autograd.grad(score, [x, *edges.values()])
         finally:
@@ -154,10 +155,15 @@ class FullGrad(BaseCAM):
         self.outputs = output.detach()
         size = (x.shape[-2], x.shape[-1])
         with torch.no_grad():
-            total = _summed((x * found[0]).abs(), size)
+            maps = [pgc_maps.scaled((x * found[0]).abs().flatten(0, 1), size).reshape(x.shape)]
             for layer, gradient in zip(edges, found[1:], strict=True):
-                total = total + _summed((_bias(layer)[:, None, None] * gradient).abs(), size)
-            return pgc_maps.scaled(total, None)  # type: ignore[no-any-return]
+                maps.append(_summed((_bias(layer)[:, None, None] * gradient).abs(), size)[:, None])
+            if not eigen_smooth:
+                return pgc_maps.scaled(torch.cat(maps, 1).sum(1), None)  # type: ignore[no-any-return]
+            small = (size[0] // 8, size[1] // 8)
+            each = torch.cat(maps, 1)
+            coarse = pgc_maps.scaled(each.flatten(0, 1), small).reshape(*each.shape[:2], *small)
+            return pgc_maps.scaled(pgc_maps.scaled(projected(coarse), size), None)  # type: ignore[no-any-return]
 
 
 def _bias(layer: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """The methods: from a layer's activations and gradients, or scores of changed inputs, to its map."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import pgc_maps
-from .base import BaseCAM, Run, projected
+from .base import BaseCAM, Run, Transform, projected
 
 __all__ = [
     "FEM",
@@ -36,7 +36,7 @@ def _spatial(array: Tensor) -> tuple[int, ...]:
 class GradCAM(BaseCAM):
     """w_c = mean of the gradient (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391)."""
 
-    kernel = "GradCAM"
+    arithmetic = "GradCAM"
 
     def weights(self, run: Run) -> Tensor:
         return run.gradients.mean(_spatial(run.gradients))
@@ -45,7 +45,7 @@ class GradCAM(BaseCAM):
 class GradCAMPlusPlus(BaseCAM):
     """w_c = sum relu(g) g^2 / (2 g^2 + sum(A) g^3 + 1e-6) (Chattopadhay et al. 2018, https://arxiv.org/abs/1710.11063)."""
 
-    kernel = "GradCAMPlusPlus"
+    arithmetic = "GradCAMPlusPlus"
 
     def weights(self, run: Run) -> Tensor:
         return pgc_maps.plus_plus_weights(run.activations, run.gradients)
@@ -54,7 +54,7 @@ class GradCAMPlusPlus(BaseCAM):
 class XGradCAM(BaseCAM):
     """w_c = sum(g A) / (sum(A) + 1e-7) (Fu et al. 2020, https://arxiv.org/abs/2008.02312)."""
 
-    kernel = "XGradCAM"
+    arithmetic = "XGradCAM"
 
     def weights(self, run: Run) -> Tensor:
         return pgc_maps.x_weights(run.activations, run.gradients)
@@ -63,7 +63,7 @@ class XGradCAM(BaseCAM):
 class HiResCAM(BaseCAM):
     """sum_c g A (Draelos and Carin 2020, https://arxiv.org/abs/2011.08891)."""
 
-    kernel = "HiResCAM"
+    arithmetic = "HiResCAM"
 
     def products(self, run: Run) -> Tensor:
         return run.gradients * run.activations
@@ -72,7 +72,7 @@ class HiResCAM(BaseCAM):
 class GradCAMElementWise(BaseCAM):
     """sum_c relu(g A)."""
 
-    kernel = "GradCAMElementWise"
+    arithmetic = "GradCAMElementWise"
 
     def products(self, run: Run) -> Tensor:
         return (run.gradients * run.activations).clamp_(min=0)
@@ -81,7 +81,7 @@ class GradCAMElementWise(BaseCAM):
 class LayerCAM(BaseCAM):
     """sum_c relu(g) A (Jiang et al. 2021, https://ieeexplore.ieee.org/document/9462463)."""
 
-    kernel = "LayerCAM"
+    arithmetic = "LayerCAM"
 
     def products(self, run: Run) -> Tensor:
         return run.gradients.clamp(min=0) * run.activations
@@ -113,6 +113,7 @@ class SegEigenCAM(EigenCAM):
     """The first principal component of |g| A, with the sign whose extreme is the larger (Chung and Ying 2025,
     https://doi.org/10.3390/app15137562)."""
 
+    smooths = False
     uses_gradients = True
 
     def products(self, run: Run) -> Tensor:
@@ -129,11 +130,21 @@ class KPCA_CAM(BaseCAM):
     """The first component of kernel PCA of the activations, by scikit-learn (Karmani et al. 2024,
     https://arxiv.org/abs/2410.00267)."""
 
+    smooths = False
     uses_gradients = False
 
-    def __init__(self, *args: Any, kernel: str = "sigmoid", gamma: float | None = None, **options: Any):
-        super().__init__(*args, **options)
-        self._pca = {"kernel": kernel, "gamma": gamma}
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Transform | None = None,
+        kernel: str = "sigmoid",
+        gamma: float | None = None,
+        *,
+        device: Literal["keep"] | None = None,
+    ):
+        super().__init__(model, target_layers, reshape_transform, device=device)
+        self.kernel, self.gamma = kernel, gamma
 
     def products(self, run: Run) -> Tensor:
         return run.activations
@@ -144,7 +155,9 @@ class KPCA_CAM(BaseCAM):
         maps = []
         for one in run.activations.cpu().numpy():
             points = np.where(np.isnan(one), 0, one).reshape(one.shape[0], -1).transpose()
-            found = KernelPCA(n_components=1, **self._pca).fit_transform(points - points.mean(axis=0))
+            found = KernelPCA(n_components=1, kernel=self.kernel, gamma=self.gamma).fit_transform(
+                points - points.mean(axis=0)
+            )
             maps.append(np.float32(found.reshape(one.shape[1:])))
         return torch.from_numpy(np.array(maps)).to(run.activations.device)
 
@@ -152,10 +165,19 @@ class KPCA_CAM(BaseCAM):
 class FEM(BaseCAM):
     """w_c = share of pixels above mean + k deviations (Fuad et al. 2020, https://hal.science/hal-02963298)."""
 
+    smooths = False
     uses_gradients = False
 
-    def __init__(self, *args: Any, k: float = 2, **options: Any):
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Transform | None = None,
+        k: float = 2,
+        *,
+        device: Literal["keep"] | None = None,
+    ):
+        super().__init__(model, target_layers, reshape_transform, device=device)
         self.k = k
 
     def weights(self, run: Run) -> Tensor:
@@ -215,13 +237,16 @@ class AblationCAM(_Scored):
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
-        *,
+        reshape_transform: Transform | None = None,
+        ablation_layer: None = None,
         batch_size: int = 32,
         ratio_channels_to_ablate: float = 1.0,
-        **options: Any,
+        *,
+        device: Literal["keep"] | None = None,
     ):
-        super().__init__(model, target_layers, reshape_transform, **options)
+        if ablation_layer is not None:
+            raise TypeError("ablation_layer is given; accepted is None: maps and tokens are told apart by their rank")
+        super().__init__(model, target_layers, reshape_transform, device=device)
         self.batch_size, self.ratio = batch_size, ratio_channels_to_ablate
 
     def weights(self, run: Run) -> Tensor:
