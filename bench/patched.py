@@ -1,6 +1,6 @@
 """What the peers' own README examples take as they are and patched: ResNet-50, 224 x 224, layer4, random weights.
 
-    python bench/patched.py --batch 1 8 32     # in turn; ratios within a round, median and quartiles
+    python bench/patched.py --batch 1 8 32     # in turn; ratios within a round, median and quartiles; renews the page
 
 Beside it the overlay alone, the peak of what PyTorch allocates, and what 500 patched calls leave behind.
 """
@@ -153,6 +153,24 @@ def _held() -> tuple[int, int]:
     return tensors, pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
+def table(results: dict[str, Any]) -> str:
+    """In Markdown, for docs/coming-from.md."""
+    lines = ["| example | batch | as it is | patched | times as fast | memory, as it is | patched |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|")
+    for row in results["rows"]:
+        (low, middle, high), ms, peaks = row["times as fast"], row["ms"], row["MB"]
+        cells = [row["peer"], row["batch"], f"{ms['as it is'][1]:.4g} ms", f"{ms['patched'][1]:.4g} ms"]
+        cells += [f"{middle:.3g} ({low:.3g} to {high:.3g})", f"{peaks['as it is']} MB", f"{peaks['patched']} MB"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    for peer, one in results["overlay"].items():
+        (low, middle, high), us = one["times as fast"], one["us"]
+        cells = [f"{peer}, the overlay alone", 1, f"{us['as it is'][1]:.3g} us", f"{us['patched'][1]:.3g} us"]
+        cells += [f"{middle:.3g} ({low:.3g} to {high:.3g})", "", ""]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    left = "; ".join(f"{peer}: {one['tensors']} tensors" for peer, one in results["500 calls"].items())
+    return "\n".join([*lines, "", f"What 500 patched calls leave behind: {left}."])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
@@ -174,6 +192,9 @@ def main() -> None:
     print("500 calls leave:", results["500 calls"])
     output = Path(__file__).with_name("results") / f"{slug(facts)}-patched.json"
     output.write_text(json.dumps(results, indent=1) + "\n")
+    page = Path(__file__).resolve().parent.parent / "docs" / "coming-from.md"
+    before, rest = page.read_text().split("<!-- patched -->\n")
+    page.write_text(f"{before}<!-- patched -->\n{table(results)}\n<!-- end -->{rest.split('<!-- end -->')[1]}")
     print(f"written to {output}")
 
 

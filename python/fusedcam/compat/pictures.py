@@ -68,12 +68,19 @@ def blend_mask(image: Any, mask: Any, colormap: Any, alpha: float) -> Any:
     """
     from PIL.Image import blend, fromarray
 
-    values, count = np.asarray(mask), colormap.N
+    values, count, table = np.asarray(mask), colormap.N, _table(colormap)
     cell = values * values
     if cell.dtype.kind == "f":
-        cell = cell * count
+        cell *= count
+    # PIL looks up bytes faster than NumPy. Mostly the colour above is the last one; NaN compares with nothing.
+    above_is_last = (table[count + 1] == table[count - 1]).all()
+    if count <= 256 and cell.min() >= 0 and (cell.max() < count or (above_is_last and cell.max() >= count)):
+        colours = fromarray(np.minimum(cell, count - 1).astype(np.uint8))
+        colours.putpalette(table[:count].tobytes())
+        return blend(colours.convert("RGB"), image.convert("RGB"), alpha)
+    if cell.dtype.kind == "f":
         cell[cell == count] = count - 1
     unknown = np.isnan(cell)
     index = np.where(unknown | (cell < 0) | (cell >= count), 0, cell).astype(np.intp)
     index[cell < 0], index[cell >= count], index[unknown] = count, count + 1, count + 2
-    return blend(fromarray(_table(colormap)[index]), image.convert("RGB"), alpha)
+    return blend(fromarray(table[index]), image.convert("RGB"), alpha)
