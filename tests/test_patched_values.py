@@ -135,7 +135,7 @@ def test_pytorch_grad_cam_without_the_models_run(package):
 @pytest.mark.parametrize("size", [None, (9, 7), (31, 40), (224, 100)])
 def test_scale_cam_image(package, dtype, size):
     maps = np.random.default_rng().normal(size=(3, 14, 18)).astype(dtype)
-    bound = 1e-3 if dtype == np.float16 else 2e-6  # theirs subtracts and divides in float16
+    bound = 2e-3 if dtype == np.float16 else 2e-6  # theirs subtracts and divides in float16
     scale = [package.utils.image.scale_cam_image]
     for given in (maps, maps[:, ::2, ::-1], list(maps), maps[0][None] * 1e-9, np.zeros_like(maps)):
         with fusedcam.patched("pytorch_grad_cam"):
