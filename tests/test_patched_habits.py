@@ -1,5 +1,6 @@
 """Models and users with habits that a patch has to bear: what they get is what the peer gives them."""
 
+import copy
 import functools
 import sys
 import threading
@@ -451,6 +452,131 @@ def test_gradients_of_captums_maps(case):
     assert calls
     for one, other in zip(plain, found, strict=True):
         assert difference(one, other) <= 4e-6 * max(1, float(one.abs().max()))
+
+
+class Kept(nn.Module):
+    """Goes on with the layer's output by another way than its return value."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.store = way, {}
+        self.stem, self.a, self.b, self.fc = nn.Conv2d(3, 5, 3), Storing(way), nn.Conv2d(6, 4, 3), nn.Linear(10, 4)
+        if way == "hook":
+            self.a.register_forward_hook(lambda module, inputs, output: self.store.__setitem__("a", output))
+
+    def forward(self, x):
+        x = self.stem(x)
+        out = self.a(x=x) if self.way == "by name" else self.a(x)
+        kept = {"hook": lambda: self.store["a"], "attribute": lambda: self.a.last, "by name": lambda: self.a.given}[
+            self.way
+        ]()
+        y = torch.relu(self.b(torch.relu(out)))
+        return self.fc(torch.cat([y.mean((2, 3)), kept.tanh().mean((2, 3))], 1))
+
+
+class Storing(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.conv = way, nn.Conv2d(5, 6, 3)
+
+    def forward(self, x):
+        if self.way == "by name":
+            self.given = torch.cat([x, x[:, :1]], 1)
+            self.same = self.given
+            return self.given
+        self.last = self.conv(x)
+        return self.last
+
+
+@pytest.mark.parametrize("way", ["hook", "attribute", "by name"])
+def test_outputs_that_somebody_keeps(package, way):
+    from captum.attr import LayerGradCam
+
+    torch.manual_seed(3)
+    model, x = Kept(way).eval(), images(2, 3, 20, 24)
+    for method in ("GradCAM", "LayerCAM"):
+        call = lambda: getattr(package, method)(model, [model.a])(x, None)  # noqa: B023, E731
+        plain, found, _ = both("pytorch_grad_cam", call)
+        assert difference(plain, found) <= 2e-6
+        assert difference(plain, getattr(ours, method)(model, [model.a])(x)) <= 2e-6
+    plain, found, _ = both("captum", lambda: LayerGradCam(model, model.a).attribute(x, 1).detach())
+    assert difference(plain, found) <= 2e-6
+    a, g = captured(model, x)
+    assert difference(GradCAM(model, "a")(x, targets=1), fusedcam.cam(a, g, size=(20, 24))) <= 2e-6
+
+
+def captured(model, x):
+    """Activations and gradients of class 1, by plain autograd."""
+    found = []
+    handle = model.a.register_forward_hook(lambda module, inputs, output: found.append(output))
+    scores = model(x)
+    handle.remove()
+    return found[0].detach(), torch.autograd.grad(scores[:, 1].sum(), found[0])[0]
+
+
+def test_a_transform_that_copies(package):
+    """At once, before an in-place operation that comes after the layer."""
+    model, x = network("dense"), images(2, 3, 24, 32)
+    for method in ("GradCAM", "GradCAMPlusPlus", "EigenCAM"):
+        for transform in (lambda t: t * 1, lambda t: t.flip(3)):
+            call = lambda: getattr(package, method)(model, [model.layer3], transform)(x, None)  # noqa: B023, E731
+            plain, found, _ = both("pytorch_grad_cam", call)
+            assert difference(plain, found) <= 2e-6
+            assert difference(plain, getattr(ours, method)(model, [model.layer3], transform)(x)) <= 2e-6
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "EigenCAM", "ScoreCAM"])
+def test_a_layer_that_is_there_twice(package, method):
+    model, x = network("residual"), images(1, 3, 24, 32)
+    call = lambda: getattr(package, method)(model, [model.layer3, model.layer3])(x, None)  # noqa: E731
+    plain, found, _ = both("pytorch_grad_cam", call)
+    assert difference(plain, found) <= 2e-6
+
+
+def test_methods_without_gradients_of_models_that_need_some(package):
+    model, x = Asks("grad").eval(), images(1, 3, 24, 32)
+    plain, found, _ = both("pytorch_grad_cam", lambda: package.EigenCAM(model, [model.inner.layer3])(x, None))
+    assert difference(plain, found) <= 2e-6
+    assert difference(plain, ours.EigenCAM(model, [model.inner.layer3])(x)) <= 2e-6
+
+
+def test_statistics_of_a_model_that_trains_move_once(package):
+    model, x = network("residual"), images(2, 3, 24, 32)
+    model.layer3 = nn.Sequential(model.layer3, nn.Identity())
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def call():
+        model.load_state_dict(state)
+        cam = package.GradCAM(model.eval(), [model.layer3[1]])
+        model.train()
+        return [torch.from_numpy(cam(x, None)), *(one.clone().double() for one in model.buffers())]
+
+    plain, found, _ = both("pytorch_grad_cam", call)
+    assert all(difference(one, other) <= 2e-6 for one, other in zip(plain, found, strict=True))
+
+
+def test_finer_cam_with_an_iterator(package):
+    finer = package.utils.model_targets.FinerWeightedTarget
+    model, x = network("residual"), images(2, 3, 24, 32)
+    cam = lambda: package.FinerCAM(model, [model.layer3])(x, targets=(finer(k, [2, 3], 1.0) for k in range(2)))  # noqa: E731
+    with fusedcam.patched("pytorch_grad_cam"):
+        found = cam()
+    expected = package.FinerCAM(model, [model.layer3])(x, targets=[finer(k, [2, 3], 1.0) for k in range(2)])
+    assert difference(expected, found) <= 2e-6
+
+
+def test_a_copy_that_is_made_meanwhile(package):
+    model, x = network("residual"), images(1, 3, 24, 32)
+    with fusedcam.patched("pytorch_grad_cam"):
+        cam, copies = package.EigenCAM(model, [model.layer3]), []
+        layer = model.layer1.register_forward_hook(
+            lambda module, inputs, output: copies.append(copy.deepcopy(cam)) and None
+        )
+        cam(x, None)
+        layer.remove()
+    copied = copies[0]
+    copied.activations_and_grads(x)
+    assert len(copied.activations_and_grads.activations) == 1
 
 
 def test_32_data_parallel(package):

@@ -283,39 +283,37 @@ def test_captum(layer, kind, options):
         )
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("wants", ["parameters", "inputs", "both"])
-def test_captums_maps_carry_gradients(wants, frozen):
-    """To whatever requires grad, and once more through them."""
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("layer", ["layer1", "layer3"])
+def test_captums_maps_carry_gradients(layer, relu):
+    """To whatever requires grad where an input does; else whoever goes backward is told what to do."""
     from captum.attr import LayerGradCam
 
     model, x = network("residual"), images(2, 3, 32, 40)
-    model.layer1.requires_grad_(not frozen)
-    model.requires_grad_(wants != "inputs")
-    x.requires_grad_(wants != "parameters")
-    weights = images(2, 1, 4, 5, seed=4)
-    variables = [one for one in (x, *model.parameters()) if one.requires_grad]
+    model.layer2.requires_grad_(False)
+    explain = lambda: LayerGradCam(model, getattr(model, layer)).attribute(x, 4, relu_attributions=relu)  # noqa: E731
+    variables = [x, *(one for one in model.parameters() if one.requires_grad)]
 
     def call():
-        maps = LayerGradCam(model, model.layer3).attribute(x, 4)
+        maps = explain()
         assert maps.requires_grad
-        first = torch.autograd.grad((maps * weights).sum(), variables, allow_unused=True, retain_graph=True)
-        with torch.no_grad():
-            assert not LayerGradCam(model, model.layer3).attribute(x, 4).requires_grad
-        return [maps.detach(), *(torch.zeros(()) if one is None else one for one in first)]
+        first = torch.autograd.grad((maps * maps).sum(), variables, allow_unused=True, create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum(), variables, allow_unused=True)
+        return [maps.detach(), *(torch.zeros(()) if one is None else one.detach() for one in (*first, *second))]
 
+    x.requires_grad_()
     plain, ours, calls = both("captum", call)
     assert calls
     for one, other in zip(plain, ours, strict=True):
-        assert difference(one, other) <= 2e-6 * max(1, float(one.abs().max()))
-    with fusedcam.patched("captum"), torch.no_grad():
-        x.add_(1)
+        assert difference(one, other) <= 1e-5 * max(1e-3, float(one.abs().max()))
+    x.requires_grad_(False)
     with fusedcam.patched("captum"):
-        maps = LayerGradCam(model, model.layer3).attribute(x, 4)
-        with torch.no_grad():
-            variables[0].add_(1)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        maps = explain()
+        assert maps.requires_grad
+        with pytest.raises(RuntimeError, match="computed without a graph, since the model is in evaluation mode"):
             maps.sum().backward()
+        with torch.no_grad():
+            assert not explain().requires_grad
 
 
 @pytest.mark.parametrize("layer", [torch.nn.Dropout(0.5), torch.nn.BatchNorm2d(33)], ids=["random", "statistics"])
@@ -336,7 +334,9 @@ def test_captum_of_a_model_in_training(layer):
         return [maps.detach(), gradient, torch.rand(3), *(one.double() for one in model.buffers())]
 
     plain, ours, _ = both("captum", call)
-    assert all(map(torch.equal, plain, ours))
+    for one, other in zip(plain[:2], ours[:2], strict=True):
+        assert difference(one, other) <= 2e-6
+    assert all(map(torch.equal, plain[2:], ours[2:]))
 
 
 @pytest.mark.filterwarnings("ignore:Input Tensor 0", "ignore:Setting backward hooks")

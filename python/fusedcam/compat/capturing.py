@@ -1,5 +1,6 @@
 """What surrounds a peer's run of a model: gradients and hooks that stay as they are, evaluation mode for its length."""
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             parameter.grad = grad
 
 
+def _itself(hook: Any) -> Any:
+    return hook
+
+
 class _Lifted:
     """In a hook's place while it is lifted on some threads; it still acts on the others."""
 
@@ -46,6 +51,12 @@ class _Lifted:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return None if threading.get_ident() in self.threads else self.hook(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return copy.deepcopy(self.hook, memo)  # a copy's hooks are lifted nowhere
+
+    def __reduce__(self) -> Any:
+        return _itself, (self.hook,)
 
     @property
     def __self__(self) -> Any:

@@ -24,8 +24,9 @@ def forward_from(original: Any) -> Any:
     def forward(self: Any, input_tensor: Any, targets: Any, eigen_smooth: bool = False) -> Any:
         if targets is not None and not hasattr(targets, "__len__"):
             targets = list(targets)  # it may be gone through twice
-        with predicting(self.model, unless=_trains(self)):
-            if _quick(self):
+        trains = _trains(self)
+        with predicting(self.model, unless=trains):
+            if not trains and _quick(self):
                 try:
                     return _explained(self, input_tensor, lambda output: targets, eigen_smooth)
                 except Unfit:
@@ -54,9 +55,11 @@ def finer_forward_from(original: Any) -> Any:
                 return targets
             return finer_targets(output, alpha, comparison_categories, target_idx, FinerWeightedTarget)
 
-        base = self.base_cam
-        with predicting(base.model, unless=_trains(base)):
-            if _quick(base) and base.uses_gradients == self.uses_gradients:
+        base, trains = self.base_cam, _trains(self.base_cam)
+        if targets is not None and not hasattr(targets, "__len__"):
+            targets = list(targets)
+        with predicting(base.model, unless=trains):
+            if not trains and _quick(base) and base.uses_gradients == self.uses_gradients:
                 try:
                     return _explained(base, input_tensor, choose, eigen_smooth)
                 except Unfit:
@@ -104,18 +107,25 @@ def _explained(self: Any, input_tensor: Any, choose: Callable[[Any], Any], eigen
     input_tensor = input_tensor.to(self.device)
     on_cpu = input_tensor.device.type == "cpu"
     with lifted(captured.handles):
-        output, trail = follow(captured.model, layers, input_tensor, record=self.uses_gradients, live=on_cpu)
+        output, trail = follow(
+            captured.model,
+            layers,
+            input_tensor,
+            record=self.uses_gradients,
+            live=on_cpu,
+            transform=captured.reshape_transform,
+        )
+    if len(trail.steps) < count:
+        raise Unfit("a layer did not run, or is there twice")
     targets = choose(output)
     check_count(targets, output, len(input_tensor))
     gradients = []
     if self.uses_gradients:
-        if len(trail.steps) < count:
-            raise Unfit("a layer did not run")
         gradients = trail.gradients(lambda: loss(targets, output, _classifier()), count)
     transform = captured.reshape_transform or (lambda tensor: tensor)
     with torch.no_grad():
         # Of views `release` could not make leaves; their `data` are none.
-        activations = [transform(step.activations).data for step in trail.steps[: max(count, 1)]]
+        activations = [step.activations.data for step in trail.steps[: max(count, 1)]]
         gradients = [transform(gradient).data for gradient in gradients]
         captured.activations, captured.gradients = list(activations), list(gradients)
         self.outputs = output.detach() if isinstance(output, torch.Tensor) else output

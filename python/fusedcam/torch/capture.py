@@ -21,7 +21,7 @@ __all__ = ["Capture", "Captured", "Plan", "without_autocast_cache"]
 # Why a model runs again; the first three also say how.
 _SWITCHED_OFF = "the model switched recording off after the layer"
 _OVERWRITTEN = "the layer's output was overwritten"
-_SHARED = "the layer returned memory of its input"
+_SHARED = "the layer's output has another name"
 _OTHER_PATH = "the model took another path than before"
 _MOST_RUNS = 8  # a model that surprises even then never runs twice alike
 
@@ -122,7 +122,7 @@ class Capture:
             raise ValueError(f"call is {call}, but layer {name} was called {recorder.calls} times")
         if recorder.recorded != right:
             raise _Again(f"the layer was called {recorder.calls} times")
-        if recorder.shared:
+        if recorder.shared or recorder.elsewhere:
             raise _Again(_SHARED)
         if recorder.leaf is None or recorder.edge is None:
             raise ValueError(

@@ -5,6 +5,7 @@ is replaced by a clone of a new leaf; the graph behind the leaf is the network's
 """
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,7 +34,13 @@ class Watch:
         return getattr(_active, "watch", None) is self
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """`inputs` are the positional arguments and those by name."""
         raise NotImplementedError
+
+    def called(self, module: nn.Module, args: Any, *rest: Any) -> Any:
+        """What PyTorch calls with arguments by name and the output. A thread that meets a hook while another thread
+        registers it may not know yet that it takes the former."""
+        return self.hook(module, (args, *rest[:-1]), rest[-1])
 
 
 class Recorder(Watch):
@@ -58,6 +65,7 @@ class Recorder(Watch):
         self.refused = ""
         """What the layer returned in place of a map."""
         self._version = 0
+        self._replaced: Callable[[], Tensor | None] = lambda: None
         self._modes = ExitStack()
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -89,6 +97,7 @@ class Recorder(Watch):
         if self.copy or leaf.is_inference():
             leaf = leaf.clone()
         self._version = leaf._version
+        self._replaced = weakref.ref(activations)
         if self.whole and activations.requires_grad:
             self.leaf, self.edge = leaf, get_gradient_edge(activations)
             return None
@@ -101,6 +110,11 @@ class Recorder(Watch):
         still_on = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         self._modes.close()
         return still_on
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether somebody has kept what the layer itself returned, by which the model may have gone on."""
+        return not self.whole and self._replaced() is not None
 
     @property
     def overwritten(self) -> bool:
@@ -157,7 +171,7 @@ def watching(watch: Watch, layers: Iterable[nn.Module]) -> Iterator[None]:
     try:
         with _lock:
             for layer in layers:
-                handles.append(layer.register_forward_hook(watch.hook))
+                handles.append(layer.register_forward_hook(watch.called, with_kwargs=True))
         _active.watch = watch
         yield
     finally:

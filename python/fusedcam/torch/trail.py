@@ -19,6 +19,8 @@ from .recording import Watch, watching
 
 __all__ = ["Step", "Trail", "Unfit", "follow"]
 
+Transform = Callable[[Any], Tensor]
+
 _from_start: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Layers with which runs were recorded from the start."""
 
@@ -30,8 +32,10 @@ class Unfit(Exception):
 class Step(NamedTuple):
     """One call of a layer."""
 
-    activations: Tensor
+    output: Tensor
     """What it returned, detached."""
+    activations: Tensor
+    """The same, transformed."""
     edge: Tensor | GradientEdge | None
     """What a loss is differentiated with respect to; None where nothing was recorded."""
 
@@ -43,15 +47,17 @@ class Trail(Watch):
         record: whether gradients will be asked for.
         live: keep what the model goes on with, which a later in-place operation changes, instead of what the layer
             returned.
+        transform: of what is kept, at once.
         from_start: recording is on already.
     """
 
-    def __init__(self, *, record: bool, live: bool, from_start: bool):
-        self.record, self.live, self.from_start = record, live, from_start
+    def __init__(self, *, record: bool, live: bool, transform: Transform | None, from_start: bool):
+        self.record, self.live, self.transform, self.from_start = record, live, transform, from_start
         self.steps: list[Step] = []
         self.refused = ""
         self.shared = False
-        """A layer returned memory of its input, which the model may use by its other name: no leaf can replace it."""
+        """A layer's output has another name, by which the model may go on with it: no leaf can replace it."""
+        self._replaced: Callable[[], Tensor | None] = lambda: None
         self._modes = ExitStack()
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -81,15 +87,22 @@ class Trail(Watch):
             leaf = leaf.clone()
         leaf.requires_grad_()
         passed = leaf.clone()  # which an in-place operation may change, as it may not change a leaf
-        self.steps.append(Step(passed.detach() if self.live else leaf.detach(), leaf))
+        self._replaced = weakref.ref(output)
+        self._add(passed.detach() if self.live else leaf.detach(), leaf)
         return passed
 
     def _keep(self, output: Tensor, edge: GradientEdge | None) -> None:
-        self.steps.append(Step(output.detach() if self.live else output.detach().clone(), edge))
+        self._add(output.detach() if self.live else output.detach().clone(), edge)
+
+    def _add(self, output: Tensor, edge: Tensor | GradientEdge | None) -> None:
+        with torch.no_grad():
+            activations = self.transform(output) if self.transform else output
+        self.steps.append(Step(output, activations, edge))
 
     def close(self) -> None:
         """Ends the run."""
         self._modes.close()
+        self.shared = self.shared or self._replaced() is not None  # somebody has kept it
 
     def gradients(self, loss: Callable[[], Tensor], count: int) -> list[Tensor]:
         """Of the loss with respect to the first `count` calls.
@@ -115,7 +128,12 @@ class Trail(Watch):
 
 
 def follow(
-    model: Callable[..., Any], layers: Iterable[nn.Module], *args: Any, record: bool, live: bool
+    model: Callable[..., Any],
+    layers: Iterable[nn.Module],
+    *args: Any,
+    record: bool,
+    live: bool,
+    transform: Transform | None = None,
 ) -> tuple[Any, Trail]:
     """What `model` returns for `args`, and its trail through `layers`.
 
@@ -123,31 +141,29 @@ def follow(
         Unfit: no layer ran where hooks see it, or one returned something else than a tensor of floats.
     """
     layers = list(layers)
+
+    def run(from_start: bool) -> tuple[Any, Trail]:
+        trail = Trail(record=record, live=live, transform=transform, from_start=from_start)
+        with torch.inference_mode(False), torch.set_grad_enabled(from_start), without_autocast_cache():
+            given = tuple(normal(value) for value in args)
+            with watching(trail, layers):
+                try:
+                    output = model(*given)
+                finally:
+                    trail.close()
+        return output, trail
+
     if not record or not any(layer in _from_start for layer in layers):
         try:
-            output, trail = _run(model, layers, args, record=record, live=live, from_start=False)
+            output, trail = run(from_start=False)
             if not trail.shared:
                 return output, _checked(trail)
         except RuntimeError:  # of a model that asks autograd for something before the layer, or its own
-            if not record:
-                raise
-    output, trail = _run(model, layers, args, record=record, live=live, from_start=True)
+            pass
+    output, trail = run(from_start=True)
     _checked(trail)
-    _from_start.update(layers)
-    return output, trail
-
-
-def _run(
-    model: Callable[..., Any], layers: list[nn.Module], args: Any, *, record: bool, live: bool, from_start: bool
-) -> tuple[Any, Trail]:
-    trail = Trail(record=record, live=live, from_start=from_start)
-    with torch.inference_mode(False), torch.set_grad_enabled(from_start), without_autocast_cache():
-        args = tuple(normal(value) for value in args)
-        with watching(trail, layers):
-            try:
-                output = model(*args)
-            finally:
-                trail.close()
+    if record:
+        _from_start.update(layers)
     return output, trail
 
 

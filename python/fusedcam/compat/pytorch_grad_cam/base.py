@@ -145,7 +145,12 @@ class BaseCAM:
         with predicting(self.model):
             try:
                 output, trail = follow(
-                    self.model, self.target_layers, x, record=self.uses_gradients, live=x.device.type == "cpu"
+                    self.model,
+                    self.target_layers,
+                    x,
+                    record=self.uses_gradients,
+                    live=x.device.type == "cpu",
+                    transform=self.reshape_transform,
                 )
                 targets = choose(output)
                 if targets is not None and not isinstance(targets, list | tuple):
@@ -159,8 +164,8 @@ class BaseCAM:
                 chosen = as_list(targets, output, ClassifierOutputTarget)
                 small = []
                 for layer, step, gradient in zip(self.target_layers, trail.steps, gradients, strict=False):
-                    values = (self._map_of(step.activations), self._map_of(gradient))
-                    small.append(self._small(Run(layer, x, chosen, step.activations, *values), eigen_smooth))
+                    run = Run(layer, x, chosen, step.output, step.activations, self._map_of(gradient))
+                    small.append(self._small(run, eigen_smooth))
                 return _finished(small, x)
 
     def gradients(self, trail: Trail, score: Callable[[], Tensor]) -> list[Tensor]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from ...torch.trail import Trail, Unfit
+from ...torch.trail import Trail
 from .. import native, pgc_maps
 from ..capturing import predicting
 from ..pgc_targets import ClassifierOutputTarget, FinerWeightedTarget, check_count, finer_targets, loss
@@ -93,17 +93,15 @@ class ShapleyCAM(BaseCAM):
     """w_c = mean of g - H A / 2, H the Hessian of the score (Cai 2025, https://arxiv.org/abs/2501.06261)."""
 
     def gradients(self, trail: Trail, score: Callable[[], Tensor]) -> list[Tensor]:
-        edges = [step.edge for step in trail.steps[: len(self.target_layers)]]
-        if not all(isinstance(edge, Tensor) for edge in edges):
-            raise Unfit("of several layers the second ones' activations are no variables of their own")
+        steps = trail.steps[: len(self.target_layers)]
+        edges: Any = [step.edge for step in steps]
         with torch.inference_mode(False), torch.enable_grad():
-            firsts = torch.autograd.grad(score(), edges, create_graph=True)  # type: ignore[arg-type]
+            firsts = torch.autograd.grad(score(), edges, create_graph=True)
             found = []
-            for edge, first in zip(edges, firsts, strict=True):
-                assert isinstance(edge, Tensor)
+            for step, edge, first in zip(steps, edges, firsts, strict=True):
                 second = None
                 if first.requires_grad:
-                    (second,) = torch.autograd.grad(first, edge, edge.detach(), retain_graph=True, allow_unused=True)
+                    (second,) = torch.autograd.grad(first, edge, step.output, retain_graph=True, allow_unused=True)
                 found.append((first if second is None else first - 0.5 * second).detach())
         return found
 
