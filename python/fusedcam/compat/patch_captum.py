@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..torch.outputs import tensors
 from ..torch.trail import Unfit, follow
 from . import native
+from .capturing import modes_of
 from .patching import Options
 from .replacing import Replacement
 
@@ -68,7 +69,7 @@ def _attribute(options: Options, original: Any) -> Any:
 
 def _wants_graph(model: Any, arguments: Any) -> bool:
     """Whether the caller may go backward through the maps: it trains, or has variables among the arguments."""
-    if not isinstance(model, nn.Module) or any(module.training for module in model.modules()):
+    if not isinstance(model, nn.Module) or any(modes_of(model)):
         return True
     return any(one.requires_grad for one in tensors(arguments))
 

@@ -57,7 +57,7 @@ class Trail(Watch):
         self.refused = ""
         self.shared = False
         """A layer's output has another name, by which the model may go on with it: no leaf can replace it."""
-        self._replaced: Callable[[], Tensor | None] = lambda: None
+        self._replaced: list[weakref.ref[Tensor]] = []
         self._modes = ExitStack()
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -87,7 +87,7 @@ class Trail(Watch):
             leaf = leaf.clone()
         leaf.requires_grad_()
         passed = leaf.clone()  # which an in-place operation may change, as it may not change a leaf
-        self._replaced = weakref.ref(output)
+        self._replaced.append(weakref.ref(output))
         self._add(passed.detach() if self.live else leaf.detach(), leaf)
         return passed
 
@@ -102,7 +102,7 @@ class Trail(Watch):
     def close(self) -> None:
         """Ends the run."""
         self._modes.close()
-        self.shared = self.shared or self._replaced() is not None  # somebody has kept it
+        self.shared = self.shared or any(one() is not None for one in self._replaced)  # somebody has kept it
 
     def gradients(self, loss: Callable[[], Tensor], count: int) -> list[Tensor]:
         """Of the loss with respect to the first `count` calls.
