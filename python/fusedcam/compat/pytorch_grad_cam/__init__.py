@@ -4,9 +4,10 @@
     heat = GradCAM(model, [model.layer4])(input_tensor, targets)
 
 What differs from it: no hooks stay on the model; modes and `.grad` are left as they are; frozen models, `no_grad` and
-`inference_mode` work, and bfloat16 with the gradient methods; fewer targets than images are an error; there are
-no progress bars. With `device="keep"` maps are tensors on the model's device. To override a method's step, override `weights`, `products` or
-`raw_map`, which take and return tensors; the subclass contract of the package itself is `fusedcam.patch`'s.
+`inference_mode` work, and bfloat16 with the gradient methods; fewer targets than images are an error; there are no
+progress bars. With `device="keep"` maps are tensors on the model's device. To override a method's step, override
+`weights`, `products` or `raw_map`, which take and return tensors; the subclass contract of the package itself is
+`fusedcam.patch`'s.
 """
 
 from ..pgc_targets import (
