@@ -2,10 +2,18 @@
 
 try:
     from .capture import Plan
-    from .methods import GradCAM
+    from .explainer import Explainer
+    from .methods import EXPLAINERS
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError("fusedcam.torch needs PyTorch: pip install 'fusedcam[torch]'", name="torch") from error
 
-__all__ = ["GradCAM", "Plan"]
+__all__ = ["Explainer", "Plan", *EXPLAINERS]
+
+globals().update(EXPLAINERS)
+
+
+def __getattr__(name: str) -> type[Explainer]:
+    """For type checkers, which do not see the classes that are made from a table."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,6 @@
 """The model's own state around an explanation: its modes, buffers and random numbers, what in it stops recording."""
 
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -82,14 +83,21 @@ def _restore(buffers: Snapshot) -> None:
             buffer.copy_(before)
 
 
+def _warn(message: str) -> None:
+    """At the line that called this package."""
+    level, frame = 1, sys._getframe()
+    while (outer := frame.f_back) and str(frame.f_globals.get("__name__")).startswith("fusedcam."):
+        level, frame = level + 1, outer
+    warnings.warn(message, stacklevel=level)
+
+
 def warn_of_training(model: nn.Module) -> bool:
     """Warn, and say that one did, if `model` is in training mode."""
     if not any(module.training for module in model.modules()):
         return False
-    warnings.warn(
+    _warn(
         "the model is in training mode: batch statistics mix the scores of a batch's images and dropout is at work; "
-        "call model.eval() or pass eval=True to explain it as it predicts",
-        stacklevel=3,
+        "call model.eval() or pass eval=True to explain it as it predicts"
     )
     return True
 
@@ -99,10 +107,9 @@ def warn_of_probabilities(output: object) -> None:
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2 or not output.is_floating_point():
         return
     if len(output) and are_probabilities(output):
-        warnings.warn(
+        _warn(
             "the rows of the model's output sum to 1, as a softmax's do; Grad-CAM differentiates the score before the "
-            "softmax, whose gradient vanishes where the model is sure",
-            stacklevel=3,
+            "softmax, whose gradient vanishes where the model is sure"
         )
 
 
