@@ -100,13 +100,17 @@ struct ArrayView {
         shape.rank += 1;
     }
 
-    void move_axis(int from, int to) {
-        const int64_t extent = shape.extent[from], stride = strides[from];
-        for (int axis = from; axis + 1 < shape.rank; ++axis) {
+    void remove_axis(int position) {
+        for (int axis = position; axis + 1 < shape.rank; ++axis) {
             shape.extent[axis] = shape.extent[axis + 1];
             strides[axis] = strides[axis + 1];
         }
         shape.rank -= 1;
+    }
+
+    void move_axis(int from, int to) {
+        const int64_t extent = shape.extent[from], stride = strides[from];
+        remove_axis(from);
         insert_axis(to, extent, stride);
     }
 

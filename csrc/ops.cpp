@@ -22,9 +22,21 @@ void check_size(const char* op, Size size) {
                      "); height and width must be from 1 to 2**31 - 1");
 }
 
-void check_eps(const char* op, Normalization normalize) {
-    if (!(normalize.eps >= 0 && normalize.eps < std::numeric_limits<float>::max()))
-        refuse_value(op, ": eps is ", normalize.eps, "; accepted is a finite number of at least 0");
+void check_eps(const char* op, const char* name, double eps) {
+    if (!(eps >= 0 && eps < std::numeric_limits<float>::max()))
+        refuse_value(op, ": ", name, " is ", eps, "; accepted is a finite number of at least 0");
+}
+
+// The names of the rules that `fits` accepts, for a message.
+template <class Fits>
+std::string known_rules(Fits&& fits) {
+    std::string known;
+    std::apply(
+        [&](auto... rule) {
+            ((fits(rule) ? void(known += text(known.empty() ? "'" : ", '", rule.name, "'")) : void()), ...);
+        },
+        rules::All{});
+    return known;
 }
 
 void check_spatial_extent(const char* op, Named array, int64_t height, int64_t width) {
@@ -106,14 +118,19 @@ ArrayView weights_as_gradients(const ArrayView& weights, const ArrayView& activa
 }
 
 ArrayView checked_gradients(const ArrayView& gradients, const ArrayView& activations, const Shape& given, bool batched,
-                            bool channels_last, bool& classes) {
+                            const CamOptions& options, int64_t moments, int64_t& moments_step, bool& classes) {
     const int plain = batched ? 4 : 3;
-    const int rank = gradients.shape.rank;
     ArrayView view = gradients;
-    bool fits = rank == plain || rank == plain + 1;
+    bool fits = view.shape.rank > 0 && (moments == 1 || view.extent(0) == moments);
+    if (fits && moments > 1) {
+        moments_step = view.strides[0];
+        view.remove_axis(0);
+    }
+    const int rank = view.shape.rank;
+    fits = fits && (rank == plain || rank == plain + 1);
     if (fits) {
         classes = rank == plain + 1;
-        if (channels_last) view.move_axis(rank - 1, rank - 3);
+        if (options.channels_last) view.move_axis(rank - 1, rank - 3);
         if (!batched) view.insert_axis(0, 1, 0);
         if (!classes) view.insert_axis(1, 1, 0);
         fits = view.extent(0) == activations.extent(0);
@@ -122,7 +139,10 @@ ArrayView checked_gradients(const ArrayView& gradients, const ArrayView& activat
     if (!fits)
         refuse_value("cam: gradients have shape ", show(gradients.shape), " and activations ", show(given),
                      "; accepted are gradients of the activations' shape, or with K classes ",
-                     batched ? "after N" : "in front");
+                     batched ? "after N" : "in front",
+                     moments == 1 ? std::string()
+                                  : text("; for '", options.method, "' ", moments,
+                                         " such arrays in front of all, the means of the gradients' powers"));
     return view;
 }
 
@@ -131,13 +151,22 @@ ArrayView checked_gradients(const ArrayView& gradients, const ArrayView& activat
 CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSource source, const CamOptions& options) {
     if (options.spatial != 2)
         refuse_value("cam: spatial is ", options.spatial, "; accepted is 2, for maps of [height, width]");
-    if (!rules::visit(options.method, [](auto) {})) {
-        std::string known;
-        std::apply([&](auto... rule) { ((known += text(known.empty() ? "'" : ", '", rule.name, "'")), ...); },
-                   rules::All{});
-        refuse_value("cam: method is ", quoted(options.method), "; accepted: ", known);
-    }
-    check_eps("cam", options.normalize);
+    int64_t moments = 1;
+    bool averages = true, has_eps = false;
+    if (!rules::visit(options.method, [&](auto rule) {
+            moments = rule.moments;
+            averages = rule.averages;
+            has_eps = rule.has_eps;
+        }))
+        refuse_value("cam: method is ", quoted(options.method), "; accepted: ", known_rules([](auto) { return true; }));
+    if (source == CamSource::weights && options.method != rules::GradCam::name)
+        refuse_value("cam: method is ", quoted(options.method), "; weights are the channels' own, accepted with '",
+                     rules::GradCam::name, "' alone");
+    check_eps("cam", "eps", options.normalize.eps);
+    check_eps("cam", "weight_eps", options.weight_eps);
+    if (options.weight_eps != 0 && !has_eps)
+        refuse_value("cam: weight_eps is ", options.weight_eps, ", but '", options.method,
+                     "' divides by nothing; accepted with ", known_rules([](auto rule) { return rule.has_eps; }));
     check_floating("cam", {"activations", activations});
     check_alike("cam", {"activations", activations}, {source == CamSource::weights ? "weights" : "gradients", second});
 
@@ -154,8 +183,8 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
 
     bool classes = false;
     if (source == CamSource::gradients)
-        call.gradients =
-            checked_gradients(second, call.activations, activations.shape, batched, options.channels_last, classes);
+        call.gradients = checked_gradients(second, call.activations, activations.shape, batched, options, moments,
+                                           call.moments_step, classes);
     else
         call.gradients = weights_as_gradients(second, call.activations, batched, classes);
 
@@ -172,11 +201,11 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
     call.result.append(size.height);
     call.result.append(size.width);
     // A class costs another pass over the activations, though not over memory; constant gradients are read once.
-    const bool constant = call.gradients.strides[3] == 0 && call.gradients.strides[4] == 0;
+    const bool constant = averages && call.gradients.strides[3] == 0 && call.gradients.strides[4] == 0;
     const double channels = static_cast<double>(N) * static_cast<double>(C);
     const double pixels = static_cast<double>(H) * static_cast<double>(W), classes_each = static_cast<double>(K);
-    const double reads =
-        channels * pixels * std::max(1.0, classes_each) + channels * classes_each * (constant ? 1 : pixels);
+    const double reads = channels * pixels * std::max(1.0, classes_each) +
+                         channels * classes_each * static_cast<double>(moments) * (constant ? 1 : pixels);
     call.work = reads * static_cast<double>(item_size(activations.dtype)) +
                 check_fits("cam", call.result, result_dtype(activations.dtype),
                            working_bytes({H, W}, size, activations.dtype), activations.device);
@@ -187,7 +216,7 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
 }
 
 ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize) {
-    check_eps("resize", normalize);
+    check_eps("resize", "eps", normalize.eps);
     ResizeCall call;
     call.heatmap = checked_heatmap("resize", heatmap);
     check_size("resize", size);

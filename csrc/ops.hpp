@@ -29,14 +29,16 @@ struct CamOptions {
     NanPolicy nan = NanPolicy::propagate;
     int64_t spatial = 2;
     bool channels_last = false;
+    double weight_eps = 0;  // in the denominators of the rules that have one
 };
 
 // Checked and brought to one form. `result` is the shape the caller sees; the binding sets `out` to memory of that
 // shape.
 struct CamCall {
-    ArrayView activations;  // [N, C, H, W]
-    ArrayView gradients;    // [N, K, C, H, W]; CAM's weights are gradients with zero strides over H and W
-    ArrayView out;          // [..., H', W'], its maps in the order of N and K
+    ArrayView activations;     // [N, C, H, W]
+    ArrayView gradients;       // [N, K, C, H, W]; CAM's weights are gradients with zero strides over H and W
+    int64_t moments_step = 0;  // to the next of as many arrays of them as the rule has moments
+    ArrayView out;             // [..., H', W'], its maps in the order of N and K
     Shape result;
     CamOptions options;
     double work = 0;  // memory the call touches, in bytes
@@ -44,7 +46,8 @@ struct CamCall {
 
 enum class CamSource : uint8_t { gradients, weights };
 
-// activations [N, C, H, W] or [C, H, W]. The second array holds gradients, of that shape or with K before C, or
+// activations [N, C, H, W] or [C, H, W]. The second array holds gradients, of that shape or with K before C and, for
+// rules of several moments, those in front of all, or
 // weights, [N | 1, C], [N | 1, K, C] or [C], [K, C].
 CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSource source, const CamOptions& options);
 

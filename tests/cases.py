@@ -44,6 +44,17 @@ def cancelling(rng: np.random.Generator, dims: Dims) -> tuple[NDArray, NDArray]:
     return activations, gradients
 
 
+def moments_of(rng: np.random.Generator, gradients: NDArray) -> NDArray:
+    """[3, ...]: the means of the first three powers over some noisy inputs."""
+    noisy = gradients * (1 + 0.5 * rng.normal(size=(4, *gradients.shape)))
+    return np.stack([(noisy**power).mean(0) for power in (1, 2, 3)])
+
+
+MOMENTS = ("smoothgradcam++",)
+"""Methods that take them."""
+EPS = ("gradcam++", "smoothgradcam++", "xgradcam")
+"""Methods that divide by a sum of activations: `weight_eps` is theirs, and activations are not negative."""
+
 NUMBERS = {kind.__name__: kind for kind in (typical, signed, positive, cancelling)}
 
 
@@ -52,6 +63,8 @@ class Case:
     """One call. K is None for a single class, and `batched` False drops N = 1."""
 
     seed: int
+    method: str
+    weight_eps: float
     numbers: str
     scale: tuple[int, int]  # exponents of two, for activations and gradients
     dtype: str
@@ -78,11 +91,19 @@ class Case:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def arrays(self) -> tuple[NDArray, NDArray]:
-        """Activations [N, C, H, W] and gradients [N, K, C, H, W] or weights [N or 1, K, C], as laid out."""
+        """Activations [N, C, H, W] and gradients [N, K, C, H, W] or weights [N or 1, K, C], as laid out; moments are in
+        front of all."""
         rng = np.random.default_rng(self.seed)
-        pair = NUMBERS[self.numbers](rng, (self.N, self.K or 1, self.C, self.H, self.W))
+        activations, second = NUMBERS[self.numbers](rng, (self.N, self.K or 1, self.C, self.H, self.W))
+        scales = [2.0**exponent for exponent in self.scale]
+        if self.method in EPS:
+            activations = abs(activations)
+        if self.method in MOMENTS:  # cubes have to be numbers too
+            second = moments_of(rng, second * 2.0 ** (self.scale[1] // 4))
+            scales[1] = 1
         activations, second = (
-            (array * 2.0**exponent).astype(DTYPES[self.dtype]) for array, exponent in zip(pair, self.scale, strict=True)
+            (array * scale).astype(DTYPES[self.dtype])
+            for array, scale in zip((activations, second), scales, strict=True)
         )
         if self.weights:
             second = second[: 1 if self.weights == "shared" else None, ..., 0, 0]
@@ -91,10 +112,11 @@ class Case:
     def call(self, activations: NDArray, second: NDArray) -> NDArray:
         """The call as a user makes it, with the axes he leaves out left out; checks shape and `out`."""
         shape = ((self.N,) if self.batched else ()) + ((self.K,) if self.K else ()) + self.grid
+        front = (slice(None),) * (self.method in MOMENTS)
         if self.K is None:
-            second = second[:, 0]
+            second = second[(*front, slice(None), 0)]
         if not self.batched:
-            activations, second = activations[0], second[0]
+            activations, second = activations[0], second[(*front, 0)]
         if self.last:
             activations = np.moveaxis(activations, -3, -1)
             second = second if self.weights else np.moveaxis(second, -3, -1)
@@ -106,6 +128,8 @@ class Case:
         torch.set_num_threads(self.threads)
         result = fusedcam.cam(
             wrap(activations),
+            method=self.method,
+            weight_eps=self.weight_eps,
             size=self.size,
             relu=self.relu,
             normalize=self.normalize,
@@ -124,9 +148,20 @@ class Case:
         if self.weights:
             second = np.broadcast_to(second, (self.N, *second.shape[1:]))[..., None, None]
         raw, magnitude = reference.cam(
-            activations, second, size=self.grid, relu=self.relu, typical=self.numbers == "typical"
+            activations,
+            second,
+            method=self.method,
+            weight_eps=self.weight_eps,
+            size=self.grid,
+            relu=self.relu,
+            typical=self.numbers == "typical",
         )
-        if self.numbers == "cancelling" and self.C > 9 and not {"expanded", "shared"} & {*self.layouts}:
+        if (
+            self.numbers == "cancelling"
+            and self.method == "gradcam"
+            and self.C > 9
+            and not {"expanded", "shared"} & {*self.layouts}
+        ):
             assert abs(raw).max() < magnitude.max() / 50
         assert_close(got.reshape(raw.shape), raw, magnitude, self.normalize)
 
@@ -142,7 +177,9 @@ def cases(
     numbers: st.SearchStrategy[str] = st.sampled_from(list(NUMBERS)),  # noqa: B008
     channels: st.SearchStrategy[int] = st.sampled_from(CHANNELS),  # noqa: B008
     layouts: st.SearchStrategy[str] = st.sampled_from(list(LAYOUTS)),  # noqa: B008
+    methods: st.SearchStrategy[str] = st.sampled_from(["gradcam", *fusedcam.METHODS]),  # noqa: B008
 ) -> Case:
+    method = draw(methods)
     dtype = draw(st.sampled_from(list(DTYPES)))
     C, H, W = draw(channels), draw(EXTENTS), draw(EXTENTS)
     N, K = draw(st.integers(1, 4)), draw(st.sampled_from([None, 1, 2, 3, 5]))
@@ -151,13 +188,15 @@ def cases(
         C = min(C, 40)
     if C >= 1000:
         N, K = min(N, 2), K and min(K, 2)
-    weights = draw(st.sampled_from([None, None, None, "own", "shared"]))
+    weights = draw(st.sampled_from([None, None, None, "own", "shared"])) if method == "gradcam" else None
     exponents = st.integers(-6, 6) if dtype == "float16" else st.integers(-30, 30)
     pair = (draw(layouts), draw(layouts))
     axis = st.integers(1, 40)
     batched = draw(st.booleans())
     return Case(
         seed=draw(st.integers(0, 2**32 - 1)),
+        method=method,
+        weight_eps=draw(st.sampled_from([0, 0, 1e-7, 0.5])) if method in EPS else 0,
         numbers=draw(numbers),
         scale=(draw(exponents), draw(exponents)),
         dtype=dtype,

@@ -21,12 +21,13 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 import fusedcam
+from cases import EPS, MOMENTS
 from fuzz_inputs import FLOATS, Boom, Random
 
 Call = tuple[str, list[Any], dict[str, Any], tuple[int, ...] | None]  # the shape of the result, if it is known
 
 OPTIONS = {
-    "cam": ("weights", "method", "size", "relu", "normalize", "nan", "spatial", "layout", "eps"),
+    "cam": ("weights", "method", "size", "relu", "normalize", "nan", "spatial", "layout", "eps", "weight_eps"),
     "resize": ("normalize", "eps"),
     "colorize": ("colormap", "size", "normalize"),
     "overlay": ("colormap", "alpha", "normalize"),
@@ -52,7 +53,11 @@ def well_formed(rng: Random) -> Call:
         if rng.random() < 0.3:
             options["weights"] = rng.array(batch + classes + (C,), dtype)
         else:
-            arguments.append(rng.array(batch + classes + pixels, dtype))
+            method = options["method"] = rng.choice((*fusedcam.METHODS,))
+            front = (3,) * (method in MOMENTS)
+            arguments.append(rng.array(front + batch + classes + pixels, dtype))
+            if method in EPS and rng.random() < 0.5:
+                options["weight_eps"] = rng.choice((0, 1e-7, 1))
         shape = (*batch, *classes, height, width)
     elif op == "overlay":
         batch = rng.choice(((), (N,)))

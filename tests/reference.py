@@ -26,21 +26,91 @@ def gradcam(activations: Wide, gradients: Wide, typical: bool = False) -> tuple[
     return (alpha * terms).sum(2), (bound * abs(terms)).sum(2)
 
 
-METHODS = {"gradcam": gradcam}
+def _weighted(weights: Wide, bound: Wide, activations: Wide) -> tuple[Wide, Wide]:
+    """weights and bound [N, K, C]: the scores, and the magnitude sum of bound |A|."""
+    terms = activations[:, None]
+    return (weights[..., None, None] * terms).sum(2), (bound[..., None, None] * abs(terms)).sum(2)
+
+
+def _sums(activations: Wide) -> tuple[Wide, Wide]:
+    """Of A over a channel, and of |A|, by which the former's rounding is measured; [N, 1, C, 1, 1]."""
+    return tuple(array.sum((-2, -1), keepdims=True)[:, None] for array in (activations, abs(activations)))
+
+
+def gradcam_plusplus(activations: Wide, gradients: Wide, typical: bool = False, eps: float = 0) -> tuple[Wide, Wide]:
+    """Chattopadhay et al. 2018: w = sum of alpha relu(g), alpha = g^2 / (2 g^2 + sum(A) g^3 + eps), 0 where g is 0."""
+    moments = np.stack([gradients, gradients**2, gradients**3])
+    return smoothgradcam_plusplus(activations, moments, typical, eps)
+
+
+def smoothgradcam_plusplus(
+    activations: Wide, gradients: Wide, typical: bool = False, eps: float = 0
+) -> tuple[Wide, Wide]:
+    """Omeiza et al. 2019: the same with the means of g, g^2 and g^3 over noisy inputs; gradients [3, N, K, C, H, W]."""
+    first, second, third = gradients
+    total, size = _sums(activations)
+    positive = np.maximum(first, 0)
+    divisor = 2 * second + total * third + eps
+    with np.errstate(invalid="ignore", divide="ignore"):
+        terms = np.where(second == 0, np.where(np.isnan(first), first, 0), positive * second / divisor)
+        rounding = np.where(terms == 0, 0, (2 * abs(second) + size * abs(third)) / abs(divisor))
+    return _weighted(terms.sum((-2, -1)), (abs(terms) * (1 + rounding)).sum((-2, -1)), activations)
+
+
+def xgradcam(activations: Wide, gradients: Wide, typical: bool = False, eps: float = 0) -> tuple[Wide, Wide]:
+    """Fu et al. 2020: w = sum(g A) / (sum(A) + eps), 0 where that is divided by 0."""
+    total, size = _sums(activations)
+    products = gradients * activations[:, None]
+    divisor = (total + eps)[..., 0, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = np.where(divisor == 0, 0, products.sum((-2, -1)) / divisor)
+        bound = abs(products).sum((-2, -1)) + abs(weights) * size[..., 0, 0]
+        bound = np.where(divisor == 0, 0, bound / abs(divisor))
+    return _weighted(weights, bound, activations)
+
+
+def hirescam(activations: Wide, gradients: Wide, typical: bool = False) -> tuple[Wide, Wide]:
+    """Draelos and Carin 2020: sum over channels of g A."""
+    products = gradients * activations[:, None]
+    return products.sum(2), abs(products).sum(2)
+
+
+def layercam(activations: Wide, gradients: Wide, typical: bool = False) -> tuple[Wide, Wide]:
+    """Jiang et al. 2021: sum over channels of relu(g) A."""
+    return hirescam(activations, np.maximum(gradients, 0))
+
+
+def gradcam_elementwise(activations: Wide, gradients: Wide, typical: bool = False) -> tuple[Wide, Wide]:
+    """pytorch-grad-cam: sum over channels of relu(g A)."""
+    products = np.maximum(gradients * activations[:, None], 0)
+    return products.sum(2), products.sum(2)
+
+
+METHODS = {
+    "gradcam": gradcam,
+    "gradcam++": gradcam_plusplus,
+    "smoothgradcam++": smoothgradcam_plusplus,
+    "xgradcam": xgradcam,
+    "hirescam": hirescam,
+    "layercam": layercam,
+    "gradcam_elementwise": gradcam_elementwise,
+}
 
 
 def cam(
     activations: Wide,  # [N, C, H, W]
-    gradients: Wide,  # [N, K, C, H, W], or [N, K, C, 1, 1] for the channels' weights themselves
+    gradients: Wide,  # [N, K, C, H, W], or [N, K, C, 1, 1] for the channels' weights themselves; the moments in front
     method: str = "gradcam",
     size: tuple[int, int] | None = None,
     relu: bool = True,
     nan: str = "propagate",
     typical: bool = False,
+    weight_eps: float = 0,
 ) -> tuple[Wide, Wide]:
     """[N, K, H', W'] before normalisation, and the magnitude sums [N, K, H, W]."""
+    eps = {"eps": weight_eps} if weight_eps else {}
     with np.errstate(invalid="ignore"):  # infinity times zero
-        scores, magnitude = METHODS[method](activations, gradients, typical)
+        scores, magnitude = METHODS[method](activations, gradients, typical, **eps)
     if nan == "zero":
         scores = np.where(np.isfinite(scores), scores, 0)
     if relu:

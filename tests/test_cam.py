@@ -12,6 +12,7 @@ from cases import CHANNELS, NUMBERS, Case, cases
 from conftest import LAYOUTS, SAME, assert_close, expanded, sliced
 
 WIDE = st.one_of(st.sampled_from([1024, 1025, 1280, 2048, 2049]), st.integers(1024, 2100))
+OTHERS = st.sampled_from([name for name in fusedcam.METHODS if name != "gradcam"])
 STRIDED = st.sampled_from([name for name in LAYOUTS if name != "dense"])
 # What the random calls are drawn from, and how many different ones there are at least. Hypothesis repeats
 # itself, so twice as many run.
@@ -19,8 +20,11 @@ KINDS = {
     "any": (cases(), 200),
     "at least 1024 channels": (cases(channels=WIDE), 80),
     "strided": (cases(layouts=STRIDED), 80),
+    "other methods": (cases(methods=OTHERS), 200),
+    "other methods, strided": (cases(methods=OTHERS, layouts=STRIDED), 100),
     "cancelling": (
         cases(
+            methods=st.just("gradcam"),
             numbers=st.just("cancelling"),
             channels=st.sampled_from([c for c in CHANNELS if c > 9]),
             layouts=st.sampled_from(list(SAME)),

@@ -32,9 +32,9 @@ def short(path: Path) -> str:
 
 def test_methods_agree():
     rules = (CSRC / "rules.hpp").read_text()
-    listed = re.search(r"using All = std::tuple<(.*?)>;", rules, re.DOTALL)[1]
-    structs = dict(re.findall(r'struct (\w+) \{\s*static constexpr std::string_view name = "(\w+)";', rules))
-    assert len(structs) == len(re.findall(r"^struct ", rules, re.MULTILINE))
+    listed = re.search(r"using All =\s+std::tuple<(.*?)>;", rules, re.DOTALL)[1]
+    structs = dict(re.findall(r'struct (\w+) : \w+ \{\s*static constexpr std::string_view name = "([\w+]+)";', rules))
+    assert len(structs) == len(re.findall(r"^struct \w+ : ", rules, re.MULTILINE))
     in_all = [structs[name.strip()] for name in listed.split(",")]
     assert in_all == [*fusedcam.METHODS] == [*reference.METHODS]
     assert len(set(structs.values())) == len(structs)

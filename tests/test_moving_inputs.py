@@ -79,5 +79,5 @@ def test_working_memory_is_counted(size):
 def test_a_method_that_cannot_be_printed():
     a = np.ones((1, 2, 2), np.float32)
     for method, shown in (("grad\0cam", "'grad?cam'"), ("x" * 5000, f"'{'x' * 80}...'")):
-        with pytest.raises(ValueError, match=f"^cam: method is {re.escape(shown)}; accepted: 'gradcam'$"):
+        with pytest.raises(ValueError, match=f"^cam: method is {re.escape(shown)}; accepted: 'gradcam', "):
             fusedcam.cam(a, a, method=method)

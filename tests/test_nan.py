@@ -5,6 +5,7 @@ import pytest
 
 import fusedcam
 import reference
+from cases import MOMENTS
 from conftest import assert_close
 
 BAD = [np.nan, np.inf, -np.inf]
@@ -49,6 +50,31 @@ def test_one_bad_gradient(arrays, bad):
     assert np.array_equal(got, clean)
     zeroed = fusedcam.cam(A, G, relu=False, normalize=None, nan="zero")
     assert not zeroed[2, 1].any()
+
+
+@pytest.mark.parametrize("method", fusedcam.METHODS)
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("where", ["activations", "gradients"])
+def test_a_bad_number_stays_in_its_map_and_nan_shows(arrays, method, bad, where):
+    A, G = abs(arrays[0]), arrays[1]
+
+    def cam(**options):
+        gradients = np.stack([G, abs(G), abs(G)]) if method in MOMENTS else G
+        return fusedcam.cam(A, gradients, method=method, relu=False, normalize=None, **options)
+
+    clean = cam()
+    if where == "activations":
+        A[1, 3, 2, 4] = bad
+        others = [(n, k) for n in (0, 2, 3) for k in (0, 1)]
+    else:
+        G[1, 1, 3, 2, 4] = bad
+        others = [(n, k) for n in range(4) for k in (0, 1) if (n, k) != (1, 1)]
+    got = cam()
+    for place in others:
+        assert np.array_equal(got[place], clean[place])
+    if np.isnan(bad):
+        assert np.isnan(got[1, 1, 2, 4])
+    assert np.isfinite(cam(nan="zero")).all()
 
 
 def test_zero_acts_before_the_relu_and_the_range():

@@ -130,10 +130,30 @@ def option(name, value, kind, accepted):
 
 OPTIONS = {
     "method unknown": Row(
-        lambda x: x.cam(x.a, x.g, method="gradcam++"),
+        lambda x: x.cam(x.a, x.g, method="guidedcam"),
         ValueError,
-        "cam: method is 'gradcam++'; accepted: " + ", ".join(map(repr, METHODS)),
+        "cam: method is 'guidedcam'; accepted: " + ", ".join(map(repr, METHODS)),
     ),
+    "method with weights": Row(
+        lambda x: x.cam(x.a, weights=x.g[..., 0, 0], method="layercam"),
+        ValueError,
+        "cam: method is 'layercam'; weights are the channels' own, accepted with 'gradcam' alone",
+    ),
+    "weight_eps where nothing is divided": Row(
+        lambda x: x.cam(x.a, x.g, weight_eps=1e-7),
+        ValueError,
+        "cam: weight_eps is 1e-07, but 'gradcam' divides by nothing; accepted with 'gradcam++', 'smoothgradcam++', "
+        "'xgradcam'",
+    ),
+    **{
+        f"weight_eps {eps}": Row(
+            lambda x, eps=eps: x.cam(x.a, x.g, method="xgradcam", weight_eps=eps),
+            ValueError,
+            f"cam: weight_eps is {eps:g}; accepted is a finite number of at least 0",
+        )
+        for eps in (-1.0, np.nan, np.inf)
+    },
+    "weight_eps None": option("weight_eps", None, TypeError, "a number"),
     "method None": option("method", None, TypeError, "a string"),
     "method bytes": option("method", b"gradcam", TypeError, "a string"),
     "method with a lone surrogate": option("method", "\ud800", TypeError, "a string"),

@@ -14,13 +14,15 @@
 
 namespace fusedcam::bind {
 
+constexpr size_t most_arguments = 16;
+
 struct Signature {
     const char* op;
     int positional;  // how many arguments may be given without their names
     int required;    // how many must be given
-    std::array<const char*, 12> names{};
+    std::array<const char*, most_arguments> names{};
     int count = 0;
-    std::array<PyObject*, 12> interned{};
+    std::array<PyObject*, most_arguments> interned{};
 
     Signature(const char* op, int positional, int required, std::initializer_list<const char*> list);
     int find(PyObject* keyword) const;
@@ -70,7 +72,7 @@ class Arguments {
     int64_t extent(int index, PyObject* value) const;
 
     const Signature& signature_;
-    std::array<PyObject*, 12> values_{};
+    std::array<PyObject*, most_arguments> values_{};
 };
 
 }  // namespace fusedcam::bind

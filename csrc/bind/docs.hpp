@@ -4,7 +4,7 @@
 namespace fusedcam::bind::docs {
 
 inline constexpr char cam[] =
-    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', eps=0.0, out=None)
+    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', eps=0.0, weight_eps=0.0, out=None)
 --
 
 Class activation maps from a layer's activations and gradients, in one fused pass.
@@ -33,7 +33,8 @@ Args:
     weights: instead of gradients, the channels' weights themselves (CAM, Zhou et al. 2016, with rows of the
         classifier's matrix): [N, C] or [N, K, C], with 1 in place of N for rows shared by all images; [C] or [K, C]
         without a batch.
-    method: a key of `fusedcam.METHODS`.
+    method: a key of `fusedcam.METHODS`, which gives each one's formula, paper and what it assumes. "smoothgradcam++"
+        takes as gradients the means of their first three powers over noisy inputs, [3, N, (K,) C, H, W].
     size: None keeps the layer's resolution; an int or (height, width) in pixels resamples bilinearly, as
         `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` does.
     relu: whether negative scores count as 0, before resampling.
@@ -46,6 +47,8 @@ Args:
     layout: "first" for channels before the spatial axes, "last" for [N, H, W, C] (gradients [N, K, H, W, C]).
     eps: added to the range, or to the maximum, by which values are divided, as other packages do; then the maximum stays
         below 1.
+    weight_eps: added to what the channels' weights are divided by, as other packages do: to 2 g^2 + sum(A) g^3 for
+        "gradcam++" and "smoothgradcam++", to sum(A) for "xgradcam"; other methods divide by nothing.
     out: an array of the result's shape, dtype, framework and device to write to and return.
 
 Returns:

@@ -94,10 +94,24 @@ void compute_then_copy(CamCall& call, const Borrowed& like, const ArrayView& out
 
 PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
     return guarded("cam", values, positional, keywords, [&] {
-        enum { activations_, gradients_, weights_, method, size, relu, normalize, nan, spatial, layout, eps, out };
+        enum {
+            activations_,
+            gradients_,
+            weights_,
+            method,
+            size,
+            relu,
+            normalize,
+            nan,
+            spatial,
+            layout,
+            eps,
+            weight_eps,
+            out
+        };
         static const Signature signature("cam", 2, 1,
                                          {"activations", "gradients", "weights", "method", "size", "relu", "normalize",
-                                          "nan", "spatial", "layout", "eps", "out"});
+                                          "nan", "spatial", "layout", "eps", "weight_eps", "out"});
         constexpr std::array<std::string_view, 3> policies{"propagate", "zero", "raise"};
         constexpr std::array<std::string_view, 2> layouts{"first", "last"};
         const Arguments given(signature, values, positional, keywords);
@@ -109,6 +123,7 @@ PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObjec
         options.nan = static_cast<NanPolicy>(given.choice(nan, 0, policies));
         options.spatial = given.integer(spatial, options.spatial);
         options.channels_last = given.choice(layout, 0, layouts) == 1;
+        options.weight_eps = given.number(weight_eps, 0);
 
         const Borrowed activations("cam", "activations", given.required(activations_));
         const bool by_gradients = given.get(gradients_);

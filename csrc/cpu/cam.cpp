@@ -4,11 +4,8 @@
 #include <cmath>
 
 #include "../check.hpp"
-#include "../rules.hpp"
-#include "kernels.hpp"
+#include "channel_reader.hpp"
 #include "resample.hpp"
-#include "sums.hpp"
-#include "tiles.hpp"
 
 namespace fusedcam::cpu {
 namespace {
@@ -27,14 +24,10 @@ class Cam {
           group_(classes_ <= 1 ? 1 : std::clamp<int64_t>(65536 / pixels_, 1, classes_)),
           groups_(group_ == classes_ ? 1 : (classes_ + group_ - 1) / group_),
           grid_({call.activations.extent(2), call.activations.extent(3)}, {call.out.extent(-2), call.out.extent(-1)}),
-          activations_(call.activations),
-          gradients_(call.gradients),
-          constant_(no_step(3) && no_step(4)),
-          in_place_(activations_.in_place() && (constant_ || gradients_.in_place())),
+          reader_(call),
           // The rows of several classes' channels stay in cache from one class to the next.
-          together_(in_place_ && group_ == 1 ? block_ : tile_channels),
-          sums_size_(blocks_ * group_ * pixels_),
-          tile_size_(in_place_ ? 0 : TileReader<T>::buffer_size) {}
+          together_(reader_.in_place() && group_ == 1 ? block_ : tile_channels),
+          sums_size_(blocks_ * group_ * pixels_) {}
 
     void run() {
         const int64_t items = call_.activations.extent(0) * groups_;
@@ -65,7 +58,8 @@ class Cam {
         int64_t image, classes, map;  // `map` is the first class's place among all maps
     };
     struct Scratch {
-        T *weights, *tile;
+        T* weights;
+        typename ChannelReader<Rule, T>::Scratch reader;
     };
 
     Item item_at(int64_t index) const {
@@ -107,69 +101,32 @@ class Cam {
         const int64_t image = call_.activations.offset(item.image, 3), over_channels = call_.activations.strides[1];
         const int64_t begin = b * block_, end = std::min(channels_, begin + block_);
         T* partial = sums + b * group_ * pixels_;
-        if (in_place_ && !constant_ && item.classes == 1)
-            return fold_block(image + begin * over_channels,
-                              call_.gradients.offset(item.map, 3) + begin * call_.gradients.strides[2], end - begin,
-                              partial);
-        std::fill_n(partial, item.classes * pixels_, T(0));
-        for (int64_t c = begin; c < end; c += together_) {
-            const int64_t count = std::min(together_, end - c);
+        const auto gradients = [&](int64_t k, int64_t c) {
+            return call_.gradients.offset(item.map + k, 3) + c * call_.gradients.strides[2];
+        };
+        if (reader_.folds() && (item.classes == 1 || !Rule::weights)) {
             for (int64_t k = 0; k < item.classes; ++k)
-                pool(call_.gradients.offset(item.map + k, 3) + c * call_.gradients.strides[2], count,
-                     scratch.weights + k * together_, scratch.tile);
-            for (int64_t p = 0; p < pixels_; p += tile_pixels) {
-                const int64_t length = std::min(tile_pixels, pixels_ - p);
-                activations_.load(image + c * over_channels, count, p, length, scratch.tile,
-                                  [&](const auto* rows, int64_t step) {
-                                      for (int64_t k = 0; k < item.classes; ++k)
-                                          on(rows).add(rows, step, count, length, scratch.weights + k * together_,
-                                                       partial + k * pixels_ + p);
-                                  });
-            }
-        }
-    }
-
-    // The maps of one class where they lie, in one go.
-    void fold_block(int64_t activations, int64_t gradients, int64_t count, T* partial) const {
-        activations_.with_element([&](auto element) {
-            const auto *a = call_.activations.at<const decltype(element)>(activations),
-                       *g = call_.gradients.at<const decltype(element)>(gradients);
-            on(a).fold(a, call_.activations.strides[1], g, call_.gradients.strides[2], count, pixels_, partial);
-        });
-    }
-
-    // The kernels for rows of these elements.
-    template <class Element>
-    const RowKernels<T, Element>& on(const Element*) const {
-        return kernels_.template rows<T, Element>(rules::index_of(Rule::name));
-    }
-
-    // alpha_c of `count` channels whose gradients begin at the offset `first`.
-    void pool(int64_t first, int64_t count, T* weights, T* tile) const {
-        if (constant_) {  // every pixel holds the mean
-            const int64_t over_channels = call_.gradients.strides[2];
-            gradients_.with_element([&](auto element) {
-                const auto* from = call_.gradients.at<const decltype(element)>(first);
-                for (int64_t c = 0; c < count; ++c)
-                    weights[c] = Rule::weight(Rule::gather(static_cast<T>(widen(from[c * over_channels]))));
-            });
+                reader_.fold(image + begin * over_channels, gradients(k, begin), end - begin, partial + k * pixels_);
             return;
         }
-        for (int64_t c = 0; c < count; c += tile_channels)
-            pool_tile(first + c * call_.gradients.strides[2], std::min(tile_channels, count - c), weights + c, tile);
-    }
-
-    void pool_tile(int64_t first, int64_t count, T* weights, T* tile) const {
-        PairwiseSum<T> sums[tile_channels];
-        for (int64_t c = 0; c < count; ++c) sums[c].reset();
-        for (int64_t p = 0; p < pixels_; p += tile_pixels) {
-            const int64_t length = std::min(tile_pixels, pixels_ - p);
-            T parts[tile_channels];
-            gradients_.load(first, count, p, length, tile,
-                            [&](const auto* rows, int64_t step) { on(rows).pool(rows, step, count, length, parts); });
-            for (int64_t c = 0; c < count; ++c) sums[c].add(parts[c]);
+        std::fill_n(partial, item.classes * pixels_, T(0));
+        for (int64_t c = begin; c < end; c += together_) {
+            const int64_t count = std::min(together_, end - c), first = image + c * over_channels;
+            if constexpr (Rule::sums_activations) reader_.total(first, count, scratch.reader);
+            if constexpr (Rule::weights)
+                for (int64_t k = 0; k < item.classes; ++k)
+                    reader_.weigh(first, gradients(k, c), count, scratch.reader, scratch.weights + k * together_);
+            for (int64_t p = 0; p < pixels_; p += tile_pixels) {
+                const int64_t length = std::min(tile_pixels, pixels_ - p);
+                if constexpr (Rule::weights)
+                    reader_.add(first, count, p, length, scratch.reader, item.classes, scratch.weights, together_,
+                                partial + p);
+                else
+                    for (int64_t k = 0; k < item.classes; ++k)
+                        reader_.products(first, gradients(k, c), count, p, length, scratch.reader,
+                                         partial + k * pixels_ + p);
+            }
         }
-        for (int64_t c = 0; c < count; ++c) weights[c] = Rule::weight(sums[c].total() / static_cast<T>(pixels_));
     }
 
     // Sums the blocks of one class, then the policy for non-finite scores, then the ReLU: the small map [H, W].
@@ -194,23 +151,19 @@ class Cam {
                    0, grid_.y.out, row);
     }
 
-    bool no_step(int axis) const { return call_.gradients.extent(axis) == 1 || call_.gradients.strides[axis] == 0; }
-
     size_t draw_bytes() const { return Workspace::bytes<T>(grid_.wide_size()) + Workspace::bytes<T>(grid_.row_size()); }
-    size_t scratch_bytes() const { return Workspace::bytes<T>(group_ * together_) + Workspace::bytes<T>(tile_size_); }
+    size_t scratch_bytes() const { return Workspace::bytes<T>(group_ * together_) + reader_.scratch_bytes(together_); }
     Scratch take_scratch(Workspace& space) const {
         T* weights = space.take<T>(group_ * together_);
-        return {weights, space.take<T>(tile_size_)};
+        return {weights, reader_.take_scratch(space, together_)};
     }
 
     const CamCall& call_;
     const int64_t classes_, channels_, pixels_, block_, blocks_, group_, groups_;
     const Grid<T> grid_;
-    const TileReader<T> activations_, gradients_;
-    const bool constant_, in_place_;
-    const int64_t together_;  // channels pooled at once
-    const int64_t sums_size_, tile_size_;
-    const Kernels& kernels_ = kernels();
+    const ChannelReader<Rule, T> reader_;
+    const int64_t together_;  // channels weighed at once
+    const int64_t sums_size_;
     std::atomic<bool> not_finite_{false};
 };
 

@@ -1,6 +1,7 @@
 // Compiled once for every instruction set, as `FUSEDCAM_LEVEL`. Everything but the table is this file's own: a function
 // that another file has too could be taken from here by the linker and run where there are no such instructions.
 #include "draw_kernels.hpp"
+#include "fold_kernels.hpp"
 #include "paint_kernels.hpp"
 #include "row_kernels.hpp"
 #include "stretch_kernels.hpp"
@@ -12,19 +13,18 @@ namespace fusedcam::cpu {
 namespace {
 
 template <class T, class Element, class... Rules>
-constexpr void fill(RowKernels<T, Element> (&table)[Kernels::rules], const std::tuple<Rules...>*) {
-    int at = 0;
-    ((table[at++] = row_kernels<T, Element, Rules>), ...);
+constexpr SumKernels<T, Element> sum_kernels(const std::tuple<Rules...>*) {
+    return {row_kernels<T, Element>, {rule_kernels<T, Element, Rules>...}};
 }
 
 constexpr Kernels make() {
     constexpr const rules::All* all = nullptr;
     Kernels made{};
     made.name = FUSEDCAM_NAME(FUSEDCAM_LEVEL);
-    fill(made.float32, all);
-    fill(made.float16, all);
-    fill(made.bfloat16, all);
-    fill(made.float64, all);
+    made.float32 = sum_kernels<float, float>(all);
+    made.float16 = sum_kernels<float, Float16>(all);
+    made.bfloat16 = sum_kernels<float, BFloat16>(all);
+    made.float64 = sum_kernels<double, double>(all);
     made.draw32 = draw_kernels<float>;
     made.draw64 = draw_kernels<double>;
     made.paint = paint_kernels;

@@ -17,16 +17,46 @@ constexpr int64_t longest_sum = 1024;  // elements that `pool` adds up: its chai
 constexpr int64_t folded_pixels = 64;  // of a map that `fold` keeps in registers
 constexpr int64_t padding = 16;        // elements that may be written after a row of `widen`, and read after weights
 
-// Of one rule, elements of one type and sums of T. Rows are dense, `step` elements apart.
+// Channels of one map, dense rows at their steps. The gradients' moments, if a rule has several, are as many arrays.
+template <class Element>
+struct Channels {
+    const Element* activations;
+    int64_t activations_step;
+    const Element* gradients;
+    int64_t gradients_step, moments_step;
+
+    Channels from(int64_t channel) const {
+        Channels rest = *this;
+        rest.activations += channel * activations_step;
+        rest.gradients += channel * gradients_step;
+        return rest;
+    }
+};
+
+// Of elements of one type and sums of T, for all rules. Rows are `step` elements apart.
 template <class T, class Element>
 struct RowKernels {
-    // sums[c] = sum of Rule::gather over the first `length` elements of row c.
-    void (*pool)(const Element* rows, int64_t step, int64_t count, int64_t length, T* sums);
-    // map[p] += Rule::apply(rows[c][p], weights[c]) for one channel after the other.
+    // sums[c] = sum of the first `length` elements of row c.
+    void (*sum)(const Element* rows, int64_t step, int64_t count, int64_t length, T* sums);
+    // map[p] += weights[c] * rows[c][p] for one channel after the other.
     void (*add)(const Element* rows, int64_t step, int64_t count, int64_t length, const T* weights, T* map);
-    // Both for whole channels: map[p] = the sum, with the bits that pool and add would give.
-    void (*fold)(const Element* activations, int64_t activations_step, const Element* gradients, int64_t gradients_step,
-                 int64_t count, int64_t length, T* map);
+};
+
+// Of one rule.
+template <class T, class Element>
+struct RuleKernels {
+    // sums[c] = sum of Rule::term over the first `length` pixels of channel c, whose activations sum to totals[c].
+    void (*pool)(const Channels<Element>& channels, int64_t count, int64_t length, const T* totals, T eps, T* sums);
+    // map[p] += Rule::product for one channel after the other.
+    void (*products)(const Channels<Element>& channels, int64_t count, int64_t length, T* map);
+    // All for whole channels: map[p] = the sum, with the bits that the others would give.
+    void (*fold)(const Channels<Element>& channels, int64_t count, int64_t length, T eps, T* map);
+};
+
+template <class T, class Element>
+struct SumKernels {
+    RowKernels<T, Element> rows;
+    RuleKernels<T, Element> rules[std::tuple_size_v<rules::All>];
 };
 
 template <class T>
@@ -71,13 +101,11 @@ struct StretchKernels {
 };
 
 struct Kernels {
-    static constexpr int rules = std::tuple_size_v<rules::All>;
-
     const char* name;
-    RowKernels<float, float> float32[rules];
-    RowKernels<float, Float16> float16[rules];
-    RowKernels<float, BFloat16> bfloat16[rules];
-    RowKernels<double, double> float64[rules];
+    SumKernels<float, float> float32;
+    SumKernels<float, Float16> float16;
+    SumKernels<float, BFloat16> bfloat16;
+    SumKernels<double, double> float64;
     DrawKernels<float> draw32;
     DrawKernels<double> draw64;
     PaintKernels paint;
@@ -85,15 +113,15 @@ struct Kernels {
     StretchKernels<double> stretch64;
 
     template <class T, class Element>
-    const RowKernels<T, Element>& rows(int rule) const {
+    const SumKernels<T, Element>& sums() const {
         if constexpr (std::is_same_v<Element, Float16>)
-            return float16[rule];
+            return float16;
         else if constexpr (std::is_same_v<Element, BFloat16>)
-            return bfloat16[rule];
+            return bfloat16;
         else if constexpr (std::is_same_v<Element, double>)
-            return float64[rule];
+            return float64;
         else
-            return float32[rule];
+            return float32;
     }
     template <class T>
     const DrawKernels<T>& draw() const {

@@ -92,6 +92,15 @@ template <class T, int bytes>
 FUSEDCAM_INLINE Vector<T, bytes> greater(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x > y ? x : y; });
 }
+// The rules' functions of vectors.
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> positive_part(const Vector<T, bytes>& value) {
+    return each(value, value, [](auto x, auto) FUSEDCAM_LAMBDA { return x < T(0) ? decltype(x){} : x; });
+}
+template <class T, int bytes>
+FUSEDCAM_INLINE Vector<T, bytes> unless_zero(const Vector<T, bytes>& divisor, const Vector<T, bytes>& value) {
+    return each(divisor, value, [](auto x, auto y) FUSEDCAM_LAMBDA { return x == T(0) ? decltype(y){} : y; });
+}
 // a where `weight` is zero, else b.
 template <class T, int bytes>
 FUSEDCAM_INLINE Vector<T, bytes> where_zero(const Vector<T, bytes>& weight, const Vector<T, bytes>& a,

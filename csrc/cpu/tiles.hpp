@@ -41,6 +41,10 @@ class TileReader {
             visitor(static_cast<const T*>(buffer), tile_pixels);
         });
     }
+    // The same into `buffer`, wherever they lie.
+    void copy(int64_t first, int64_t count, int64_t begin, int64_t length, T* buffer) const {
+        with_element([&](auto element) { gather<decltype(element)>(first, count, begin, length, buffer); });
+    }
 
     // Calls visitor with a value of the elements' type.
     template <class Visitor>

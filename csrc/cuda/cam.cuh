@@ -58,14 +58,19 @@ template <class Element, class T, int quad>
 __global__ void __launch_bounds__(threads, resident<T>)
     cam_cluster(const __grid_constant__ FoldPlan plan, const __grid_constant__ Finish finish,
                 const __grid_constant__ Output output, int64_t first_map) {
+    // What is found out here is found out again below: kept meanwhile, it would not fit into registers.
+    if (const int part = cluster_rank(); part < plan.parts) {
+        Carve carve(shared_memory());
+        const ClusterSpace<T> space(carve, plan, finish, cluster_size());
+        fold<Element, T, quad>(plan, first_map + block_x() / cluster_size(), part, space.fold, space.sums);
+    }
+    cluster_arrive();
     Carve carve(shared_memory());
     const int rank = cluster_rank(), size = cluster_size();
     ClusterSpace<T> space(carve, plan, finish, size);
     const Frame& frame = finish.frame;
     const int64_t map = first_map + block_x() / size, begin = share(frame.out_height, rank, size),
                   end = share(frame.out_height, rank + 1, size);
-    if (rank < plan.parts) fold<Element, T, quad>(plan, map, rank, space.fold, space.sums);
-    cluster_arrive();
     space.canvas.fill(begin, end);
     cluster_wait();
     const auto combined = [&](int64_t pixel) {

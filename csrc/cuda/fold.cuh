@@ -1,41 +1,12 @@
-// From activations and gradients to the partial sums of one map: alpha by pooling a channel's gradients, then the
-// weighted activations. A block takes a part of the channels and reads both arrays once. Channels of small maps come
-// through shared memory, where a thread finds the pixels that it adds up whatever their number is a multiple of; those
-// of large ones are read where they lie, several loads of each thread under way at once.
+// From activations and gradients to the partial sums of one map: a channel's weight by pooling, then the weighted
+// activations; or products pixel by pixel. A block takes a part of the channels and reads both arrays once. Channels of
+// small maps come through shared memory, where a thread finds the pixels that it adds up whatever their number is a
+// multiple of; those of large ones are read where they lie, several loads of each thread under way at once.
 #pragma once
 
-#include "../dtype.hpp"
-#include "../rules.hpp"
-#include "stage.cuh"
-#include "sums.cuh"
+#include "weigh.cuh"
 
 namespace fusedcam::cuda {
-
-// `quad` neighbouring pixels of one channel, aligned as the widest load wants it.
-template <class Element, int quad>
-struct alignas(quad * sizeof(Element) < 16 ? quad * sizeof(Element) : 16) Packed {
-    Element value[quad];
-};
-
-template <class T, int quad>
-struct Quad {
-    T value[quad];
-
-    template <class Rule>
-    __device__ T gathered() const {
-        if constexpr (quad == 1) return Rule::gather(value[0]);
-        return (Rule::gather(value[0]) + Rule::gather(value[quad > 1])) +
-               (Rule::gather(value[quad / 2]) + Rule::gather(value[quad - 1]));
-    }
-};
-
-template <class T, int quad, class Element>
-__device__ Quad<T, quad> widened(Packed<Element, quad> packed) {
-    Quad<T, quad> result;
-#pragma unroll
-    for (int i = 0; i < quad; ++i) result.value[i] = static_cast<T>(wide(packed.value[i]));
-    return result;
-}
 
 // Shared memory of a fold, the same cuts on the host and in the kernel.
 template <class T>
@@ -50,27 +21,6 @@ struct FoldSpace {
 };
 
 // ---- Small maps, staged ----
-
-// alpha_c of a tile's channels.
-template <class Rule, class T, int quad, class Element>
-__device__ void pool_tile(const FoldPlan& plan, const Element* tile, int channels, T* weights) {
-    if (plan.constant) {
-        for (int c = thread(); c < channels; c += threads)
-            weights[c] = Rule::weight(Rule::gather(static_cast<T>(wide(tile[c]))));
-        return;
-    }
-    const int lanes = 1 << plan.lane_bits, lane = thread() & (lanes - 1), units = static_cast<int>(plan.units);
-    // The bounds are the same for all: every thread takes part in the shuffles.
-    for (int first = 0; first < channels; first += threads >> plan.lane_bits) {
-        const int own = first + (thread() >> plan.lane_bits);
-        const auto* channel = reinterpret_cast<const Packed<Element, quad>*>(tile) + own * units;
-        T sum = T(0);
-        for (int unit = lane; unit < units && own < channels; unit += lanes)
-            sum += widened<T>(channel[unit]).template gathered<Rule>();
-        for (int step = lanes / 2; step > 0; step /= 2) sum += shuffle_xor(sum, step);
-        if (lane == 0 && own < channels) weights[own] = Rule::weight(sum / static_cast<T>(plan.pixels));
-    }
-}
 
 // The groups' sums of a block of channels, [groups, H*W], added up in pairs into the first.
 template <class T>
@@ -92,21 +42,31 @@ __device__ void fold_staged(const FoldPlan& plan, Tiles<Element>& tiles, const F
     Tree<T, tree_levels> trees[owned][quad];
     T sum[owned][quad] = {};
     while (tiles.next()) {
-        pool_tile<Rule, T, quad>(plan, tiles.gradients(), tiles.channels(), space.weights);
-        block_barrier();
+        if constexpr (Rule::weights) {
+            weigh_tile<Rule, T, quad>(plan, tiles, space.weights);
+            block_barrier();
+        }
         const auto* tile = reinterpret_cast<const Packed<Element, quad>*>(tiles.activations());
+        [[maybe_unused]] const auto* others = reinterpret_cast<const Packed<Element, quad>*>(tiles.gradients());
         // The group's first channel of the tile: groups count on through the block of channels.
         const int behind = (group - tiles.before() % groups + groups) % groups;
-#pragma unroll 4
+#pragma unroll(Rule::weights ? 4 : 2)
         for (int c = behind; works && c < tiles.channels(); c += groups) {
-            const T weight = space.weights[c];
+            T weight = T(0);
+            if constexpr (Rule::weights) weight = space.weights[c];
 #pragma unroll
             for (int k = 0; k < owned; ++k) {
                 const int unit = first_unit + k * threads;
                 if (unit >= units) continue;
                 const Quad<T, quad> loaded = widened<T>(tile[c * units + unit]);
+                if constexpr (Rule::weights) {
 #pragma unroll
-                for (int i = 0; i < quad; ++i) sum[k][i] += Rule::apply(loaded.value[i], weight);
+                    for (int i = 0; i < quad; ++i) sum[k][i] += weight * loaded.value[i];
+                } else {
+                    const Quad<T, quad> gradient = widened<T>(others[c * units + unit]);
+#pragma unroll
+                    for (int i = 0; i < quad; ++i) sum[k][i] += Rule::product(loaded.value[i], gradient.value[i]);
+                }
             }
         }
         if (!tiles.ends_block()) continue;
@@ -139,93 +99,41 @@ __device__ void fold_staged(const FoldPlan& plan, Tiles<Element>& tiles, const F
 
 // ---- Large maps, read where they lie ----
 
-// One unit's pixels in a channel.
-template <class Element, class T, int quad>
-class Pixels {
-  public:
-    __device__ Pixels(const Source& source, const FoldPlan& plan, int64_t unit) : vector_(source.vector) {
-#pragma unroll
-        for (int i = 0; i < quad; ++i) {
-            const int64_t pixel = unit * quad + i;
-            offset_[i] = pixel * source.column;
-            if (source.flat) continue;  // spares the division
-            const int64_t row = pixel / plan.width;
-            offset_[i] = row * source.row + (pixel - row * plan.width) * source.column;
-        }
-    }
-
-    __device__ Quad<T, quad> load(const Element* channel) const {
-        if (quad > 1 && vector_)
-            return widened<T>(*reinterpret_cast<const Packed<Element, quad>*>(channel + offset_[0]));
-        Packed<Element, quad> packed;
-#pragma unroll
-        for (int i = 0; i < quad; ++i) packed.value[i] = channel[offset_[i]];
-        return widened<T>(packed);
-    }
-
-  private:
-    int64_t offset_[quad];
-    bool vector_;
-};
-
-constexpr int loads_together = 4;  // of one thread
-
-// alpha_c of `count` channels, a warp each.
-template <class Rule, class Element, class T, int quad>
-__device__ void pool(const FoldPlan& plan, const Element* gradients, int64_t count, T* weights) {
-    if (plan.constant) {
-        for (int64_t c = thread(); c < count; c += threads)
-            weights[c] = Rule::weight(Rule::gather(static_cast<T>(wide(gradients[c * plan.gradients.channel]))));
-        return;
-    }
-    constexpr int64_t length = int64_t{warp} * chain;  // units that the lanes add up in one chain each
-    const int lane = thread() % warp;
-    for (int64_t c = thread() / warp; c < count; c += threads / warp) {
-        const Element* channel = gradients + c * plan.gradients.channel;
-        Chains<T> sums;
-        unsigned chunk = 0;
-        for (int64_t begin = 0; begin < plan.units; begin += length, ++chunk) {
-            const int64_t end = begin + length < plan.units ? begin + length : plan.units;
-            T sum = T(0);
-            for (int64_t unit = begin + lane; unit < end; unit += loads_together * warp) {
-                Quad<T, quad> loaded[loads_together];  // the last may be in vain, and are not added
-#pragma unroll
-                for (int j = 0; j < loads_together; ++j) {
-                    const int64_t own = unit + j * warp < end ? unit + j * warp : unit;
-                    loaded[j] = Pixels<Element, T, quad>(plan.gradients, plan, own).load(channel);
-                }
-#pragma unroll
-                for (int j = 0; j < loads_together; ++j)
-                    if (unit + j * warp < end) sum += loaded[j].template gathered<Rule>();
-            }
-            sums.add(warp_sum(sum), chunk);
-        }
-        if (lane == 0) weights[c] = Rule::weight(sums.total() / static_cast<T>(plan.pixels));
-    }
-}
-
 template <class Rule, class T, int quad, class Element>
 __device__ void fold_large(const FoldPlan& plan, const Element* activations, const Element* gradients, int count,
                            T* weights, T* sums) {
-    pool<Rule, Element, T, quad>(plan, gradients, count, weights);
-    block_barrier();
+    using Loaded = Quad<T, quad>;
+    constexpr int loads = loads_together(Rule::weights ? 1 : 2);
+    if constexpr (Rule::weights) {
+        weigh<Rule, T, quad>(plan, activations, gradients, count, weights);
+        block_barrier();
+    }
     const int block = static_cast<int>(plan.block);
     for (int64_t unit = thread(); unit < plan.units; unit += threads) {
-        const Pixels<Element, T, quad> pixels(plan.activations, plan, unit);
+        const Pixels<Element, T, quad> pixels(plan.activations, plan, unit), others(plan.gradients, plan, unit);
         Tree<T, tree_levels> trees[quad];
         for (int begin = 0; begin < count; begin += block) {
             const int end = begin + block < count ? begin + block : count;
             T sum[quad] = {};
-            for (int c = begin; c < end; c += loads_together) {
-                Quad<T, quad> loaded[loads_together];
+            for (int c = begin; c < end; c += loads) {
+                Loaded loaded[loads];
+                [[maybe_unused]] Loaded gradient[loads];
 #pragma unroll
-                for (int j = 0; j < loads_together; ++j)
-                    loaded[j] = pixels.load(activations + (c + j < end ? c + j : c) * plan.activations.channel);
+                for (int j = 0; j < loads; ++j) {
+                    const int64_t own = c + j < end ? c + j : c;
+                    loaded[j] = pixels.load(activations + own * plan.activations.channel);
+                    if constexpr (!Rule::weights) gradient[j] = others.load(gradients + own * plan.gradients.channel);
+                }
 #pragma unroll
-                for (int j = 0; j < loads_together; ++j) {
+                for (int j = 0; j < loads; ++j) {
                     if (c + j >= end) continue;
 #pragma unroll
-                    for (int i = 0; i < quad; ++i) sum[i] += Rule::apply(loaded[j].value[i], weights[c + j]);
+                    for (int i = 0; i < quad; ++i) {
+                        if constexpr (Rule::weights)
+                            sum[i] += weights[c + j] * loaded[j].value[i];
+                        else
+                            sum[i] += Rule::product(loaded[j].value[i], gradient[j].value[i]);
+                    }
                 }
             }
 #pragma unroll

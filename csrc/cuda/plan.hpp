@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "../ops.hpp"
+#include "../rules.hpp"
 
 namespace fusedcam::cuda {
 
@@ -25,7 +26,8 @@ enum class Copy : uint8_t { linear, by_pixel, by_channel };
 struct Source {
     const std::byte* data = nullptr;
     int64_t image = 0, map = 0, channel = 0, row = 0, column = 0;
-    int pixels = 1;  // of a channel, in a tile; one where the gradients are constant
+    int64_t moment = 0;  // to the next array of as many as the rule has moments
+    int pixels = 1;      // of a channel, in a tile; one where the gradients are constant
     int64_t tile_bytes = 0;
     Copy copy = Copy::by_pixel;
     bool flat = false;    // a pixel's offset is its number times `column`
@@ -47,12 +49,14 @@ struct FoldPlan {
     int64_t classes;
     int tile;       // channels that are staged at once; 0 where they are read where they lie
     int lane_bits;  // 2 to the power of this are the threads that pool one staged channel
-    bool constant;  // the gradients are the same at every pixel
+    bool constant;  // the gradients are the same at every pixel, which is their mean
     int rule;
+    int moments;
+    double eps;
     Source activations, gradients;
 
     FUSEDCAM_HD int64_t part_channels() const { return run * block < channels ? run * block : channels; }
-    FUSEDCAM_HD int64_t stage_bytes() const { return activations.tile_bytes + gradients.tile_bytes; }
+    FUSEDCAM_HD int64_t stage_bytes() const { return activations.tile_bytes + moments * gradients.tile_bytes; }
     // Channels whose weights are kept at once.
     FUSEDCAM_HD int64_t weights() const { return tile ? tile : part_channels(); }
 };
@@ -110,10 +114,14 @@ inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t 
     plan.parts = (plan.blocks + plan.run - 1) / plan.run;
     while (plan.lane_bits < 5 && plan.units > int64_t{8} << plan.lane_bits) ++plan.lane_bits;
     const auto still = [&](int axis) { return g.extent(axis) == 1 || g.stride(axis) == 0; };
-    plan.constant = still(3) && still(4);
+    rules::with(rule, [&](auto chosen) {
+        plan.moments = chosen.moments;
+        plan.constant = chosen.averages && still(3) && still(4);
+    });
+    plan.eps = call.options.weight_eps;
     if (plan.pixels <= staged_pixels) {
         const int pixels = static_cast<int>(plan.pixels), pooled = plan.constant ? 1 : pixels;
-        const int64_t size = item_size(a.dtype), each = (pixels + pooled) * size;
+        const int64_t size = item_size(a.dtype), each = (pixels + plan.moments * pooled) * size;
         // Tiles of a multiple of 16 bytes, none much smaller than the others.
         const int64_t whole = 16 / std::gcd<int64_t>(16, std::gcd(pixels, pooled) * size);
         int64_t most = std::max<int64_t>(1, room / stages / each);
@@ -126,6 +134,11 @@ inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t 
     } else {
         plan.activations = plan_source(a, 1, plan, 0);
         plan.gradients = plan_source(g, 2, plan, 0);
+    }
+    plan.gradients.moment = call.moments_step;
+    if (plan.moments > 1 && call.moments_step * item_size(g.dtype) % 16 != 0) {  // the others start anywhere
+        plan.gradients.vector = false;
+        if (plan.gradients.copy == Copy::linear) plan.gradients.copy = Copy::by_pixel;
     }
     return plan;
 }

@@ -67,8 +67,9 @@ class Tiles {
         return before() + channels_ == static_cast<int>(plan_.block) || first_ + channels_ == count_;
     }
     __device__ const Element* activations() const { return reinterpret_cast<const Element*>(stage(current_)); }
-    __device__ const Element* gradients() const {
-        return reinterpret_cast<const Element*>(stage(current_) + plan_.activations.tile_bytes);
+    __device__ const Element* gradients(int moment = 0) const {
+        return reinterpret_cast<const Element*>(stage(current_) + plan_.activations.tile_bytes +
+                                                moment * plan_.gradients.tile_bytes);
     }
 
   private:
@@ -85,8 +86,11 @@ class Tiles {
             const int channels = channels_at(copied_);
             const unsigned width = static_cast<unsigned>(plan_.width);
             std::byte* const to = stage(filled_);
-            copy_tile(plan_.gradients, gradients_ + copied_ * plan_.gradients.channel, channels, width,
-                      reinterpret_cast<Element*>(to + plan_.activations.tile_bytes));
+            for (int m = 0; m < plan_.moments; ++m)
+                copy_tile(
+                    plan_.gradients, gradients_ + copied_ * plan_.gradients.channel + m * plan_.gradients.moment,
+                    channels, width,
+                    reinterpret_cast<Element*>(to + plan_.activations.tile_bytes + m * plan_.gradients.tile_bytes));
             copy_tile(plan_.activations, activations_ + copied_ * plan_.activations.channel, channels, width,
                       reinterpret_cast<Element*>(to));
             copied_ += channels;

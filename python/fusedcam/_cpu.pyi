@@ -25,6 +25,7 @@ def cam(
     spatial: int = 2,
     layout: str = "first",
     eps: float = 0.0,
+    weight_eps: float = 0.0,
     out: Array | None = None,
 ) -> Array: ...
 def resize(

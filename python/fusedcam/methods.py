@@ -33,5 +33,48 @@ METHODS: dict[str, Method] = {
             "a score before softmax",
             "Selvaraju et al. 2017, equations 1 and 2, https://arxiv.org/abs/1610.02391",
         ),
+        Method(
+            "gradcam++",
+            "Grad-CAM++",
+            "sum_c w A, w = sum_p relu(g) / (2 + sum_p(A) g)",
+            "a score S before softmax that counts as exp(S), and activations of at least 0",
+            "Chattopadhay et al. 2018, https://arxiv.org/abs/1710.11063",
+        ),
+        Method(
+            "smoothgradcam++",
+            "Smooth Grad-CAM++",
+            "sum_c w A, w = sum_p relu(g1) g2 / (2 g2 + sum_p(A) g3), where g1, g2, g3 are means of g, g^2, g^3 over "
+            "noisy inputs",
+            "as Grad-CAM++",
+            "Omeiza et al. 2019, https://arxiv.org/abs/1908.01224",
+        ),
+        Method(
+            "xgradcam",
+            "XGrad-CAM",
+            "sum_c w A, w = sum_p(g A) / sum_p(A), 0 where that is divided by 0",
+            "a score before softmax, and activations whose sum is not near 0: of at least 0, as behind a ReLU",
+            "Fu et al. 2020, https://arxiv.org/abs/2008.02312",
+        ),
+        Method(
+            "hirescam",
+            "HiResCAM",
+            "sum_c g A",
+            "a score before softmax",
+            "Draelos and Carin 2020, https://arxiv.org/abs/2011.08891",
+        ),
+        Method(
+            "layercam",
+            "LayerCAM",
+            "sum_c relu(g) A",
+            "a score before softmax, and activations of at least 0",
+            "Jiang et al. 2021, https://doi.org/10.1109/TIP.2021.3089943",
+        ),
+        Method(
+            "gradcam_elementwise",
+            "Grad-CAM Element-Wise",
+            "sum_c relu(g A)",
+            "a score before softmax",
+            "pytorch-grad-cam, which names no paper",
+        ),
     )
 }

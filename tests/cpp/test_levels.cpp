@@ -48,13 +48,15 @@ void rows_of() {
         for (int64_t p = 0; p < length; ++p) start[p] = static_cast<T>(normal());
         std::vector<Buffer<T>> sums, maps, folded;
         for (int level = 0; const Kernels* kernels = kernels_of_level(level); ++level) {
-            const RowKernels<T, Element>& rows = kernels->rows<T, Element>(0);
+            const RowKernels<T, Element>& rows = kernels->sums<T, Element>().rows;
+            const RuleKernels<T, Element>& rule =
+                kernels->sums<T, Element>().rules[rules::index_of(rules::GradCam::name)];
             Buffer<T>&sum = sums.emplace_back(count), &map = maps.emplace_back(length),
             &fold = folded.emplace_back(length);
-            rows.pool(g.data.get(), step, count, length, sum.data.get());
+            rows.sum(g.data.get(), step, count, length, sum.data.get());
             std::copy_n(start.data.get(), length, map.data.get());
             rows.add(a.data.get(), step, count, length, weights.data.get(), map.data.get());
-            rows.fold(a.data.get(), step, g.data.get(), step, count, length, fold.data.get());
+            rule.fold({a.data.get(), step, g.data.get(), step, 0}, count, length, T(0), fold.data.get());
             CHECK(sum == sums[0] && map == maps[0] && fold == folded[0], "%s: length %d, %d channels", kernels->name,
                   int(length), int(count));
         }
@@ -87,6 +89,52 @@ void rows_of() {
         }
     }
 }
+
+// Every rule by whole channels, by tiles of them and by its formula, on every level: the same bits.
+template <class T, class Element, class Rule>
+void rule_of(Rule) {
+    for (int round = 0; round < 60; ++round) {
+        const int64_t length = integer(1, round % 4 ? 80 : 1024), count = integer(1, 37), step = length + integer(0, 9),
+                      apart = step * (count - 1) + length;
+        Buffer<Element> a(apart), g(apart * Rule::moments);
+        for (int64_t i = 0; i < a.count; ++i) a[i] = any<T, Element>();
+        for (int64_t i = 0; i < g.count; ++i) g[i] = any<T, Element>();
+        const Channels<Element> channels{a.data.get(), step, g.data.get(), step, apart};
+        const T eps = Rule::has_eps && round % 2 ? T(0.5) : T(0);
+        std::vector<Buffer<T>> folded;
+        for (int level = 0; const Kernels* kernels = kernels_of_level(level); ++level) {
+            const SumKernels<T, Element>& sums = kernels->sums<T, Element>();
+            const RuleKernels<T, Element>& rule = sums.rules[rules::index_of(Rule::name)];
+            Buffer<T>& fold = folded.emplace_back(length);
+            rule.fold(channels, count, length, eps, fold.data.get());
+            Buffer<T> map(length), totals(count), weights(count);
+            for (int64_t p = 0; p < length; ++p) map[p] = 0;
+            if constexpr (Rule::weights) {
+                sums.rows.sum(a.data.get(), step, count, length, totals.data.get());
+                rule.pool(channels, count, length, totals.data.get(), eps, weights.data.get());
+                for (int64_t c = 0; c < count; ++c)
+                    if constexpr (Rule::averages)
+                        weights[c] /= static_cast<T>(length);
+                    else
+                        weights[c] = Rule::weight(weights[c], totals[c], eps);
+                sums.rows.add(a.data.get(), step, count, length, weights.data.get(), map.data.get());
+            } else {
+                rule.products(channels, count, length, map.data.get());
+            }
+            CHECK(fold == folded[0] && map == fold, "%s, %s: length %d, %d channels", kernels->name, Rule::name.data(),
+                  int(length), int(count));
+        }
+    }
+}
+
+template <class T, class Element>
+void all_rules() {
+    std::apply([](auto... rule) { (rule_of<T, Element>(rule), ...); }, rules::All{});
+}
+TEST_CASE(rules_of_float32) { all_rules<float, float>(); }
+TEST_CASE(rules_of_float16) { all_rules<float, Float16>(); }
+TEST_CASE(rules_of_bfloat16) { all_rules<float, BFloat16>(); }
+TEST_CASE(rules_of_float64) { all_rules<double, double>(); }
 
 template <class T>
 void drawing() {
@@ -229,8 +277,10 @@ TEST_CASE(every_half_is_loaded_as_it_widens) {
             for (uint32_t i = 0; i < 8; ++i) halves[i] = static_cast<uint16_t>(bits + i);
             const float one = 1;
             float loaded[2][8] = {};
-            kernels->rows<float, Float16>(0).add(reinterpret_cast<const Float16*>(halves), 8, 1, 8, &one, loaded[0]);
-            kernels->rows<float, BFloat16>(0).add(reinterpret_cast<const BFloat16*>(halves), 8, 1, 8, &one, loaded[1]);
+            kernels->sums<float, Float16>().rows.add(reinterpret_cast<const Float16*>(halves), 8, 1, 8, &one,
+                                                     loaded[0]);
+            kernels->sums<float, BFloat16>().rows.add(reinterpret_cast<const BFloat16*>(halves), 8, 1, 8, &one,
+                                                      loaded[1]);
             for (int i = 0; i < 8; ++i) {
                 const float exact[2] = {widen(Float16{halves[i]}), widen(BFloat16{halves[i]})};
                 for (int kind = 0; kind < 2; ++kind)

@@ -1,0 +1,74 @@
+// Every rule on CUDA, staged and where channels lie, in any layout, against the CPU's in float64.
+#include <tuple>
+
+#include "calls.hpp"
+#include "rules.hpp"
+
+using namespace test;
+
+namespace {
+
+// The same numbers in float64; what the rule assumes of activations and of moments is made true first.
+template <class Rule>
+void prepare(Array& a, Array& g, Array& wide_a, Array& wide_g) {
+    a.fill_normal();
+    g.fill_normal();
+    for (int64_t i = 0; i < a.view().shape.count(); ++i) {
+        if (Rule::sums_activations) a.set(i, std::abs(a.get(i)));
+        wide_a.set(i, a.get(i));
+    }
+    for (int64_t i = 0; i < g.view().shape.count(); ++i) {
+        if (Rule::moments > 1) g.set(i, std::abs(g.get(i)));
+        wide_g.set(i, g.get(i));
+    }
+}
+
+template <class Rule>
+void check_round(int round) {
+    choose_order(round);
+    const int64_t N = integer(1, 2), K = integer(1, 3), C = integer(1, round % 6 ? 40 : 300), most = round % 7 ? 9 : 40,
+                  H = integer(1, most), W = integer(1, most);
+    const DType dtype = any_floating();
+    const Shape shape = Rule::moments == 1 ? shape_of({N, K, C, H, W}) : shape_of({Rule::moments, N, K, C, H, W});
+    Array a(shape_of({N, C, H, W}), dtype, round % 2), g(shape, dtype, round % 3 == 0),
+        wide_a(a.view().shape, DType::float64), wide_g(shape, DType::float64);
+    prepare<Rule>(a, g, wide_a, wide_g);
+    CamOptions options;
+    options.method = Rule::name;
+    options.relu = false;
+    options.normalize = Normalize::none;
+    options.weight_eps = Rule::has_eps && round % 2 ? 0.25 : 0;
+    CamCall call = plan_cam(a.view(), g.view(), CamSource::gradients, options),
+            wide = plan_cam(wide_a.view(), wide_g.view(), CamSource::gradients, options);
+    Array got = poisoned(call.result, result_dtype(dtype)), exact(wide.result, DType::float64);
+    call.out = got.view();
+    run_on(h100, call, cuda::cam);
+    wide.out = exact.view();
+    cpu::cam(wide);
+    for (int64_t map = 0; map < N * K; ++map) {
+        double largest = 0;
+        for (int64_t p = 0; p < H * W; ++p) largest = std::max(largest, std::abs(exact.get(map * H * W + p)));
+        // Gradients of either sign may leave a hundredth of themselves.
+        const double allowed = 100 * unit(dtype) * (largest + 1e-3);
+        for (int64_t i = map * H * W; i < (map + 1) * H * W; ++i)
+            CHECK(std::abs(got.get(i) - exact.get(i)) <= allowed, "%s, round %d: %g, expected %g", Rule::name.data(),
+                  round, got.get(i), exact.get(i));
+    }
+    for (const int device : devices) {
+        Array other = poisoned(call.result, result_dtype(dtype));
+        call.out = other.view();
+        run_on(device, call, cuda::cam);
+        CHECK(same_bits(got, other), "%s, device %d, round %d", Rule::name.data(), device, round);
+    }
+}
+
+}  // namespace
+
+TEST_CASE(all_rules_agree_with_the_cpus) {
+    begin();
+    std::apply(
+        [](auto... rule) {
+            for (int round = 0; round < rounds(14); ++round) (check_round<decltype(rule)>(round), ...);
+        },
+        rules::All{});
+}
