@@ -1,0 +1,221 @@
+"""The pixels of an image projected on their first principal component, in float64: what Eigen-CAM is made of.
+
+On the CPU by NumPy's BLAS and LAPACK, one image after the other, so that no image's bits depend on its batch; on other
+devices by PyTorch's, all at once.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _native
+from ._frameworks import from_numpy
+
+__all__ = ["heatmaps"]
+
+Wide = NDArray[np.float64]
+
+_NOISE = 1e-28
+"""Of the squares' sum: what rounding leaves of channels that are constant, once their means are subtracted."""
+_EQUAL = 1 - 1e-9
+"""Extremes of both signs that differ by less than this factor are equal."""
+_STEPS, _TRIAL = 40, 5
+"""How many steps the power iteration may take, and after how many it has to have a bound."""
+
+
+def heatmaps(
+    activations: Any,
+    gradients: Any,
+    center: bool,
+    size: Any,
+    relu: bool,
+    normalize: str | None,
+    nan: str,
+    layout: str,
+) -> Any:
+    """`eigencam`, whose docstring tells of the arguments."""
+    if not isinstance(center, bool):
+        raise TypeError(f"eigencam: center is {center!r} ({type(center).__name__}); accepted is True or False")
+    rest = {"size": size, "relu": relu, "normalize": normalize, "nan": nan}
+    with _as_eigencam():  # cam knows what to refuse: arrays, and options, with which there is nothing to do yet
+        second = activations if gradients is None else gradients
+        _native.cam(activations, second, normalize=None, layout=layout)
+        _native.cam(np.empty((0, 1, 1, 1), np.float32), weights=np.ones((1, 1), np.float32), **rest)
+    a = _channels_first(activations, layout)
+    g = None if gradients is None else _channels_first(gradients, layout)
+    batched = a.ndim == 4
+    if not batched:
+        a, g = a[None], None if g is None else g[None]
+    double = str(a.dtype).endswith("float64")
+    if isinstance(a, np.ndarray):
+        with np.errstate(all="ignore"):  # of elements that are not finite
+            scores = _project(a, g, center, nan == "zero").astype(np.float64 if double else np.float32)
+        one = np.ones((1, 1), scores.dtype)
+    else:
+        scores = _project_tensors(a, g, center, nan == "zero")
+        scores = scores if double else scores.float()
+        one = scores.new_ones((1, 1))
+    with _as_eigencam():
+        heat = _native.cam(scores.reshape(-1, 1, *scores.shape[-2:]), weights=one, **rest)
+    heat = heat.reshape(*scores.shape[:-2], *heat.shape[-2:])
+    heat = heat if batched else heat[0]
+    return from_numpy(heat, activations) if isinstance(heat, np.ndarray) else heat
+
+
+@contextmanager
+def _as_eigencam() -> Iterator[None]:
+    """Refusals of `cam` within the block are eigencam's."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("cam:", "eigencam:", 1)) from None
+
+
+def _project(a: NDArray[Any], g: NDArray[Any] | None, center: bool, zero: bool) -> Wide:
+    """Scores of activations [N, C, H, W], or of their products with gradients of that shape or [N, K, C, H, W].
+
+    With `zero`, elements that are not finite count as 0; without it they make their map NaN.
+
+    Returns:
+        [N, H, W], or [N, K, H, W].
+    """
+    shape = a.shape if g is None else g.shape
+    C, H, W = shape[-3:]
+    scores = np.empty((*shape[:-3], H * W))
+    classes = scores.reshape(len(a), -1, H * W)
+    matrix = np.empty((C, H * W))
+    image = matrix.reshape(C, H, W)
+    may_overflow = a.dtype == np.float64
+    for n, k in np.ndindex(classes.shape[:2]):
+        if g is None:
+            image[...] = a[n]
+        else:
+            np.multiply(a[n], g[n] if g.ndim == 4 else g[n, k], out=image, dtype=np.float64)
+        if zero:
+            matrix[~np.isfinite(matrix)] = 0
+        exponent = _exponent(matrix) if may_overflow else 0
+        if exponent:
+            np.ldexp(matrix, -exponent, out=matrix)
+        classes[n, k] = np.ldexp(_signed(_projected(matrix, center)), exponent)
+    return scores.reshape(*shape[:-3], H, W)
+
+
+def _exponent(matrix: Wide) -> int:
+    """Of the power of two that brings the matrix into reach of its squares."""
+    extreme = max(matrix.max(initial=0), -matrix.min(initial=0))
+    return int(np.frexp(extreme)[1]) if np.isfinite(extreme) else 0
+
+
+def _projected(matrix: Wide, center: bool) -> Wide:
+    """[C, P], which is overwritten, -> [P]: its first right singular vector, times the singular value."""
+    C, P = matrix.shape
+    noise = 0.0
+    if center:
+        means = matrix.mean(1)
+        matrix -= means[:, None]
+        noise = _NOISE * P * (means @ means)
+    gram = matrix.T @ matrix if P <= C else matrix @ matrix.T
+    squares = np.trace(gram)
+    if not np.isfinite(squares):
+        return np.full(P, np.nan)
+    if squares <= noise:
+        return np.zeros(P)
+    value, vector = _leading(gram)
+    return np.sqrt(value) * vector if P <= C else vector @ matrix
+
+
+def _leading(gram: Wide) -> tuple[float, Wide]:
+    """The largest eigenvalue of a Gram matrix and a vector to it.
+
+    By power iteration, where the second eigenvalue can be bounded: the squares of all add up to the Frobenius norm's,
+    so that it is at most sqrt(norm^2 - value^2). The vector's distance from the eigenvector is then at most the
+    residual over the gap between the two (Davis and Kahan 1970), which is brought below 1e-10. Where there is no such
+    bound, as with two equal eigenvalues, LAPACK finds all of them.
+    """
+    square = np.vdot(gram, gram)
+    vector = gram[np.argmax(gram.diagonal())]
+    vector = vector / np.sqrt(vector @ vector)
+    for step in range(_STEPS):
+        image = gram @ vector
+        value = vector @ image
+        gap = value - np.sqrt(max(square - value * value, 0))
+        if gap > 0:
+            residual = image - value * vector
+            if residual @ residual <= (1e-10 * gap) ** 2:
+                return float(value), vector
+        elif step >= _TRIAL:
+            break
+        vector = image / np.sqrt(image @ image)
+    values, vectors = np.linalg.eigh(gram)
+    return float(max(values[-1], 0)), vectors[:, -1]
+
+
+def _signed(scores: Wide) -> Wide:
+    """The extreme of larger magnitude is positive; of equal ones, the first."""
+    extent = abs(scores)
+    return -scores if scores[np.argmax(extent >= extent.max() * _EQUAL)] < 0 else scores
+
+
+def _project_tensors(a: Any, g: Any, center: bool, zero: bool) -> Any:
+    """`_project` of PyTorch's tensors, on their device; `eigh` waits for it."""
+    torch = sys.modules["torch"]
+    wide = a.double()
+    if g is not None:
+        wide = (wide[:, None] if g.ndim == 5 else wide) * g.double()
+    *outer, C, H, W = wide.shape
+    matrix = wide.reshape(-1, C, H * W)
+    if zero:
+        matrix = torch.where(torch.isfinite(matrix), matrix, 0)
+    extreme = matrix.abs().amax((1, 2), keepdim=True)
+    # A power of two; `ldexp` would make one of float32.
+    unit = 2.0 ** torch.where(torch.isfinite(extreme), torch.frexp(extreme)[1], 0).double().clamp(-1000, 1000)
+    matrix = matrix / unit
+    means = matrix.mean(2, keepdim=True) if center else matrix.new_zeros(())
+    matrix = matrix - means
+    gram = matrix.mT @ matrix if H * W <= C else matrix @ matrix.mT
+    squares = gram.diagonal(dim1=1, dim2=2).sum(1)
+    bad = ~torch.isfinite(squares)
+    values, vectors = torch.linalg.eigh(torch.where(bad[:, None, None], 0, gram))
+    vector = vectors[..., -1]
+    scores = values[:, -1:].clamp(min=0).sqrt() * vector if H * W <= C else (vector[:, None] @ matrix)[:, 0]
+    noise = _NOISE * H * W * (means * means).sum((1, 2)) if center else 0.0
+    scores = torch.where((squares <= noise)[:, None], 0, scores)
+    scores = torch.where(bad[:, None], torch.nan, scores)
+    extent = scores.abs()
+    first = (extent >= extent.amax(1, keepdim=True) * _EQUAL).int().argmax(1, keepdim=True)
+    scores = torch.where(scores.gather(1, first) < 0, -scores, scores)
+    return (scores * unit[:, 0]).reshape(*outer, H, W)
+
+
+def _channels_first(array: Any, layout: str) -> Any:
+    """A tensor for PyTorch's tensors on a device, else a NumPy array, of the same memory where NumPy can have it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(array, torch.Tensor):
+        array = _as_numpy(array)
+        return np.moveaxis(array, -1, -3) if layout == "last" else array
+    tensor = array.detach()
+    if layout == "last":
+        tensor = tensor.movedim(-1, -3)
+    if tensor.device.type != "cpu":
+        return tensor
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _as_numpy(array: Any) -> NDArray[Any]:
+    if hasattr(array, "__array__") or not hasattr(array, "__dlpack__"):
+        return np.asarray(array)
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError) as error:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            kind = type(array).__name__
+            raise TypeError(
+                f"eigencam: NumPy cannot read the {kind} that came ({error}); pass NumPy's arrays"
+            ) from None
+        known: NDArray[Any] = _channels_first(torch.from_dlpack(array), "first")  # bfloat16 too
+        return known
