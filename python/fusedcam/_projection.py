@@ -23,8 +23,10 @@ _NOISE = 1e-28
 """Of the squares' sum: what rounding leaves of channels that are constant, once their means are subtracted."""
 _EQUAL = 1 - 1e-9
 """Extremes of both signs that differ by less than this factor are equal."""
-_STEPS, _TRIAL = 40, 5
-"""How many steps the power iteration may take, and after how many it has to have a bound."""
+_RANGE = 1e-12
+"""Of the larger extreme: a map's range below that is what rounding makes of none."""
+_TRIAL = 5
+"""After how many steps the power iteration has to have a bound."""
 
 
 def heatmaps(
@@ -86,21 +88,20 @@ def _project(a: NDArray[Any], g: NDArray[Any] | None, center: bool, zero: bool) 
     shape = a.shape if g is None else g.shape
     C, H, W = shape[-3:]
     scores = np.empty((*shape[:-3], H * W))
-    classes = scores.reshape(len(a), -1, H * W)
     matrix = np.empty((C, H * W))
     image = matrix.reshape(C, H, W)
     may_overflow = a.dtype == np.float64
-    for n, k in np.ndindex(classes.shape[:2]):
+    for at in np.ndindex(shape[:-3]):  # (image,) or (image, class)
         if g is None:
-            image[...] = a[n]
+            image[...] = a[at]
         else:
-            np.multiply(a[n], g[n] if g.ndim == 4 else g[n, k], out=image, dtype=np.float64)
+            np.multiply(a[at[0]], g[at], out=image, dtype=np.float64)
         if zero:
             matrix[~np.isfinite(matrix)] = 0
         exponent = _exponent(matrix) if may_overflow else 0
         if exponent:
             np.ldexp(matrix, -exponent, out=matrix)
-        classes[n, k] = np.ldexp(_signed(_projected(matrix, center)), exponent)
+        scores[at] = np.ldexp(_signed(_projected(matrix, center)), exponent)
     return scores.reshape(*shape[:-3], H, W)
 
 
@@ -133,19 +134,19 @@ def _leading(gram: Wide) -> tuple[float, Wide]:
 
     By power iteration, where the second eigenvalue can be bounded: the squares of all add up to the Frobenius norm's,
     so that it is at most sqrt(norm^2 - value^2). The vector's distance from the eigenvector is then at most the
-    residual over the gap between the two (Davis and Kahan 1970), which is brought below 1e-10. Where there is no such
-    bound, as with two equal eigenvalues, LAPACK finds all of them.
+    residual over the gap between the two (Davis and Kahan 1970), which is brought below 1e-12. Where there is no such
+    bound, as with two equal eigenvalues, or after as many steps as take LAPACK's time, LAPACK finds all of them.
     """
     square = np.vdot(gram, gram)
     vector = gram[np.argmax(gram.diagonal())]
     vector = vector / np.sqrt(vector @ vector)
-    for step in range(_STEPS):
+    for step in range(max(_TRIAL, len(gram) // 2)):
         image = gram @ vector
         value = vector @ image
         gap = value - np.sqrt(max(square - value * value, 0))
         if gap > 0:
             residual = image - value * vector
-            if residual @ residual <= (1e-10 * gap) ** 2:
+            if residual @ residual <= (1e-12 * gap) ** 2:
                 return float(value), vector
         elif step >= _TRIAL:
             break
@@ -155,9 +156,13 @@ def _leading(gram: Wide) -> tuple[float, Wide]:
 
 
 def _signed(scores: Wide) -> Wide:
-    """The extreme of larger magnitude is positive; of equal ones, the first."""
+    """The extreme of larger magnitude is positive; of equal ones, the first. A map without range is constant."""
     extent = abs(scores)
-    return -scores if scores[np.argmax(extent >= extent.max() * _EQUAL)] < 0 else scores
+    extreme = extent.max()
+    first = scores[np.argmax(extent >= extreme * _EQUAL)]
+    if np.ptp(scores) <= extreme * _RANGE:
+        return np.full_like(scores, abs(first))
+    return -scores if first < 0 else scores
 
 
 def _project_tensors(a: Any, g: Any, center: bool, zero: bool) -> Any:
@@ -186,8 +191,11 @@ def _project_tensors(a: Any, g: Any, center: bool, zero: bool) -> Any:
     scores = torch.where((squares <= noise)[:, None], 0, scores)
     scores = torch.where(bad[:, None], torch.nan, scores)
     extent = scores.abs()
-    first = (extent >= extent.amax(1, keepdim=True) * _EQUAL).int().argmax(1, keepdim=True)
-    scores = torch.where(scores.gather(1, first) < 0, -scores, scores)
+    extreme = extent.amax(1, keepdim=True)
+    first = scores.gather(1, (extent >= extreme * _EQUAL).int().argmax(1, keepdim=True))
+    flat = scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True) <= extreme * _RANGE
+    scores = torch.where(flat, first, scores)
+    scores = torch.where(first < 0, -scores, scores)
     return (scores * unit[:, 0]).reshape(*outer, H, W)
 
 
@@ -206,16 +214,19 @@ def _channels_first(array: Any, layout: str) -> Any:
 
 
 def _as_numpy(array: Any) -> NDArray[Any]:
-    if hasattr(array, "__array__") or not hasattr(array, "__dlpack__"):
-        return np.asarray(array)
+    torch = sys.modules.get("torch")
     try:
-        return np.from_dlpack(array)
+        if hasattr(array, "__array__") or not hasattr(array, "__dlpack__"):
+            return np.asarray(array)
+        try:
+            return np.from_dlpack(array)
+        except (BufferError, RuntimeError):
+            if torch is None:
+                raise
+            known: NDArray[Any] = _channels_first(torch.from_dlpack(array), "first")  # bfloat16 too
+            return known
     except (BufferError, RuntimeError, TypeError) as error:
-        torch = sys.modules.get("torch")
-        if torch is None:
-            kind = type(array).__name__
-            raise TypeError(
-                f"eigencam: NumPy cannot read the {kind} that came ({error}); pass NumPy's arrays"
-            ) from None
-        known: NDArray[Any] = _channels_first(torch.from_dlpack(array), "first")  # bfloat16 too
-        return known
+        kind = f"{type(array).__module__}.{type(array).__name__}"
+        raise TypeError(
+            f"eigencam: NumPy cannot read a {kind} ({error}); pass an array on the CPU, or a tensor of PyTorch's"
+        ) from None
