@@ -9,7 +9,7 @@ import torch
 
 import fusedcam
 from conftest import SAME, to_numpy, to_torch
-from frameworks import EACH_DTYPE, opened
+from frameworks import EACH_DTYPE, Versioned, opened
 from fusedcam import _projection
 from projections import assert_principal, principal, signed, with_spectrum
 from reference import bilinear, normalize
@@ -225,16 +225,14 @@ def test_refusals(call, kind, message, monkeypatch):
         call()
 
 
-def test_an_array_that_numpy_cannot_read(monkeypatch):
-    class Elsewhere(np.ndarray):
-        """As CuPy's arrays are."""
-
-        def __array__(self, *args, **kwargs):
-            raise TypeError("implicit conversion")
-
-    monkeypatch.setattr(_projection.np, "asarray", lambda array: array.__array__())
-    with pytest.raises(TypeError, match=r"eigencam: NumPy cannot read a .*Elsewhere \(implicit conversion\); pass an"):
-        fusedcam.eigencam(A.view(Elsewhere))
+def test_an_array_that_nobody_can_read(monkeypatch):
+    """As those that lie on a device, where PyTorch is not loaded."""
+    source = Versioned(A.astype(ml_dtypes.bfloat16))
+    wanted = fusedcam.eigencam(A)
+    np.testing.assert_array_equal(fusedcam.eigencam(source), wanted)
+    monkeypatch.delitem(_projection.sys.modules, "torch")
+    with pytest.raises(TypeError, match=r"^eigencam: neither NumPy nor PyTorch can read a frameworks\.Versioned; pass"):
+        fusedcam.eigencam(source)
 
 
 def test_the_oracle_can_tell():

@@ -65,7 +65,8 @@ def heatmaps(
         heat = _native.cam(scores.reshape(-1, 1, *scores.shape[-2:]), weights=one, **rest)
     heat = heat.reshape(*scores.shape[:-2], *heat.shape[-2:])
     heat = heat if batched else heat[0]
-    return from_numpy(heat, activations) if isinstance(heat, np.ndarray) else heat
+    # A tensor that went through DLPack would be foreign memory to PyTorch's allocator.
+    return heat if isinstance(activations, type(heat)) else from_numpy(heat, activations)
 
 
 @contextmanager
@@ -140,7 +141,7 @@ def _leading(gram: Wide) -> tuple[float, Wide]:
     square = np.vdot(gram, gram)
     vector = gram[np.argmax(gram.diagonal())]
     vector = vector / np.sqrt(vector @ vector)
-    for step in range(max(_TRIAL, len(gram) // 2)):
+    for step in range(max(_TRIAL, len(gram) // 4)):
         image = gram @ vector
         value = vector @ image
         gap = value - np.sqrt(max(square - value * value, 0))
@@ -200,33 +201,31 @@ def _project_tensors(a: Any, g: Any, center: bool, zero: bool) -> Any:
 
 
 def _channels_first(array: Any, layout: str) -> Any:
-    """A tensor for PyTorch's tensors on a device, else a NumPy array, of the same memory where NumPy can have it."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(array, torch.Tensor):
-        array = _as_numpy(array)
+    """A tensor for what lies on a device, else a NumPy array, of the same memory where NumPy can have it."""
+    array = _opened(array)
+    if isinstance(array, np.ndarray):
         return np.moveaxis(array, -1, -3) if layout == "last" else array
     tensor = array.detach()
-    if layout == "last":
-        tensor = tensor.movedim(-1, -3)
-    if tensor.device.type != "cpu":
-        return tensor
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    if tensor.device.type == "cpu":
+        known = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        return _channels_first(known.numpy(), layout)
+    return tensor.movedim(-1, -3) if layout == "last" else tensor
 
 
-def _as_numpy(array: Any) -> NDArray[Any]:
+def _opened(array: Any) -> Any:
+    """As a NumPy array or a tensor of PyTorch's."""
     torch = sys.modules.get("torch")
-    try:
-        if hasattr(array, "__array__") or not hasattr(array, "__dlpack__"):
-            return np.asarray(array)
+    if torch and isinstance(array, torch.Tensor):
+        return array
+    if isinstance(array, np.ndarray):
+        return np.asarray(array)
+    # PyTorch, where it is loaded, knows bfloat16 and devices.
+    for opened in (np.from_dlpack, torch.from_dlpack if torch else np.asarray, np.asarray):
         try:
-            return np.from_dlpack(array)
-        except (BufferError, RuntimeError):
-            if torch is None:
-                raise
-            known: NDArray[Any] = _channels_first(torch.from_dlpack(array), "first")  # bfloat16 too
+            known = opened(array)
+        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+            continue
+        if known.ndim:
             return known
-    except (BufferError, RuntimeError, TypeError) as error:
-        kind = f"{type(array).__module__}.{type(array).__name__}"
-        raise TypeError(
-            f"eigencam: NumPy cannot read a {kind} ({error}); pass an array on the CPU, or a tensor of PyTorch's"
-        ) from None
+    kind = f"{type(array).__module__}.{type(array).__name__}"
+    raise TypeError(f"eigencam: neither NumPy nor PyTorch can read a {kind}; pass an array of NumPy's")
