@@ -4,6 +4,7 @@ On the CPU by NumPy's BLAS and LAPACK, one image after the other, so that no ima
 devices by PyTorch's, all at once.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +92,8 @@ def _project(a: NDArray[Any], g: NDArray[Any] | None, center: bool, zero: bool) 
     scores = np.empty((*shape[:-3], H * W))
     matrix = np.empty((C, H * W))
     image = matrix.reshape(C, H, W)
-    may_overflow = a.dtype == np.float64
+    double = a.dtype == np.float64
+    tolerance = 1e-13 if double else 1e-9  # against the result's rounding
     for at in np.ndindex(shape[:-3]):  # (image,) or (image, class)
         if g is None:
             image[...] = a[at]
@@ -99,10 +101,10 @@ def _project(a: NDArray[Any], g: NDArray[Any] | None, center: bool, zero: bool) 
             np.multiply(a[at[0]], g[at], out=image, dtype=np.float64)
         if zero:
             matrix[~np.isfinite(matrix)] = 0
-        exponent = _exponent(matrix) if may_overflow else 0
+        exponent = _exponent(matrix) if double else 0
         if exponent:
             np.ldexp(matrix, -exponent, out=matrix)
-        scores[at] = np.ldexp(_signed(_projected(matrix, center)), exponent)
+        scores[at] = np.ldexp(_signed(_projected(matrix, center, tolerance)), exponent)
     return scores.reshape(*shape[:-3], H, W)
 
 
@@ -112,7 +114,7 @@ def _exponent(matrix: Wide) -> int:
     return int(np.frexp(extreme)[1]) if np.isfinite(extreme) else 0
 
 
-def _projected(matrix: Wide, center: bool) -> Wide:
+def _projected(matrix: Wide, center: bool, tolerance: float) -> Wide:
     """[C, P], which is overwritten, -> [P]: its first right singular vector, times the singular value."""
     C, P = matrix.shape
     noise = 0.0
@@ -126,32 +128,32 @@ def _projected(matrix: Wide, center: bool) -> Wide:
         return np.full(P, np.nan)
     if squares <= noise:
         return np.zeros(P)
-    value, vector = _leading(gram)
+    value, vector = _leading(gram, tolerance)
     return np.sqrt(value) * vector if P <= C else vector @ matrix
 
 
-def _leading(gram: Wide) -> tuple[float, Wide]:
+def _leading(gram: Wide, tolerance: float) -> tuple[float, Wide]:
     """The largest eigenvalue of a Gram matrix and a vector to it.
 
     By power iteration, where the second eigenvalue can be bounded: the squares of all add up to the Frobenius norm's,
     so that it is at most sqrt(norm^2 - value^2). The vector's distance from the eigenvector is then at most the
-    residual over the gap between the two (Davis and Kahan 1970), which is brought below 1e-12. Where there is no such
-    bound, as with two equal eigenvalues, or after as many steps as take LAPACK's time, LAPACK finds all of them.
+    residual over the gap between the two (Davis and Kahan 1970), which is brought below the tolerance. Where there is
+    no such bound, as with two equal eigenvalues, or after steps that take about LAPACK's time, LAPACK finds all.
     """
-    square = np.vdot(gram, gram)
-    vector = gram[np.argmax(gram.diagonal())]
-    vector = vector / np.sqrt(vector @ vector)
-    for step in range(max(_TRIAL, len(gram) // 4)):
+    square = float(np.vdot(gram, gram))
+    n = len(gram)
+    image = gram[np.argmax(gram.diagonal())]
+    for step in range(max(_TRIAL, min(n // 2, n * n // 120))):
+        vector = image / math.sqrt(image @ image)
         image = gram @ vector
-        value = vector @ image
-        gap = value - np.sqrt(max(square - value * value, 0))
+        value = float(vector @ image)
+        gap = value - math.sqrt(max(square - value * value, 0.0))
         if gap > 0:
             residual = image - value * vector
-            if residual @ residual <= (1e-12 * gap) ** 2:
-                return float(value), vector
+            if residual @ residual <= (tolerance * gap) ** 2:
+                return value, vector
         elif step >= _TRIAL:
             break
-        vector = image / np.sqrt(image @ image)
     values, vectors = np.linalg.eigh(gram)
     return float(max(values[-1], 0)), vectors[:, -1]
 
