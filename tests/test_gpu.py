@@ -36,6 +36,16 @@ def test_against_float64(arrays):
     assert (flat.amax(1) == 1).all()
 
 
+@pytest.mark.parametrize("center", [False, True])
+def test_eigencam(arrays, center):
+    a, g = arrays
+    for given in ((a,), (a, g)):
+        found = fusedcam.eigencam(*given, center=center, size=20)
+        assert found.device == a.device
+        wanted = fusedcam.eigencam(*(x.cpu() for x in given), center=center, size=20)
+        torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=1e-5)
+
+
 def test_work_is_in_order_on_the_callers_stream(arrays):
     a, g = arrays
     wanted = fusedcam.cam(a, g)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._native import __version__, info, set_num_threads
     from .compat import patch, patch_status, patched, unpatch
-    from .functional import cam, colorize, overlay, resize
+    from .functional import cam, colorize, eigencam, overlay, resize
     from .methods import METHODS
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "cam",
     "colorize",
+    "eigencam",
     "info",
     "overlay",
     "patch",
@@ -32,6 +33,7 @@ _HOME = {
     "__version__": "._native",
     "cam": ".functional",
     "colorize": ".functional",
+    "eigencam": ".functional",
     "info": "._native",
     "overlay": ".functional",
     "patch": ".compat",

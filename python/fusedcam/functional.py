@@ -1,4 +1,4 @@
-"""cam, resize, colorize and overlay: stateless functions, arrays in, arrays out.
+"""cam, eigencam, resize, colorize and overlay: stateless functions, arrays in, arrays out.
 
 cam and resize are the native functions themselves: a Python wrapper would cost more than a small call.
 """
@@ -7,16 +7,68 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import _colormaps, _native
+from . import _colormaps, _native, _projection
 from ._frameworks import from_numpy
 
-__all__ = ["cam", "colorize", "overlay", "resize"]
+__all__ = ["cam", "colorize", "eigencam", "overlay", "resize"]
 
 Array = TypeVar("Array")
 Size = int | tuple[int, int] | list[int]
 
 cam = _native.cam
 resize = _native.resize
+
+
+def eigencam(
+    activations: Array,
+    gradients: Array | None = None,
+    *,
+    center: bool = False,
+    size: Size | None = None,
+    relu: bool = True,
+    normalize: str | None = "minmax",
+    nan: str = "propagate",
+    layout: str = "first",
+) -> Array:
+    """Eigen-CAM and EigenGrad-CAM: an image's pixels projected on their first principal component.
+
+    Eigen-CAM (Muhammad and Yeasin 2020, https://arxiv.org/abs/2008.00299) needs no gradients and knows no class. With
+    gradients it is what pytorch-grad-cam calls EigenGrad-CAM, of the products of both.
+
+    Equivalent to, for each image::
+
+        O       = activations.astype(float64)                           # [C, H, W]; times gradients where given
+        O       = O.reshape(C, H * W).T                                 # [H*W, C]
+        O       = O - O.mean(0) if center else O
+        U, S, V = np.linalg.svd(O, full_matrices=False)
+        L       = (O @ V[0]).reshape(H, W)
+        L       = -L if -L.min() > L.max() else L                       # a singular vector has no sign of its own
+
+    and then as `cam` goes on from scores. It is computed in float64 from the Gram matrix O^T O or O O^T, whichever is
+    smaller. Where the two largest singular values are equal, so that there is no first component, any vector between
+    them may come.
+
+    The paper decomposes the activations as they are. pytorch-grad-cam centres them, and has the sign that LAPACK
+    happens to return; here the extreme of larger magnitude is positive, as Chung and Ying 2025
+    (https://doi.org/10.3390/app15137562, equation 13) have it, and of equal ones the first.
+
+    Args:
+        activations: [N, C, H, W], or [C, H, W] without a batch; float32, float16, bfloat16 or float64; of any framework
+            on the CPU, or PyTorch's on CUDA.
+        gradients: of the same shape, or [N, K, C, H, W] ([K, C, H, W]) with K classes of each image; or None.
+        center: subtract each channel's mean over the pixels first.
+        size, relu, normalize: as in `cam`.
+        nan: an activation, or product, that is not finite leaves its image no component. "propagate" fills that image's
+            map with NaN; "zero" counts such elements as 0 instead; "raise" makes them a ValueError.
+        layout: as in `cam`.
+
+    Returns:
+        float32 (float64 for float64) [N, H', W'], or [N, K, H', W'] with K; without N for an unbatched call.
+
+    Raises:
+        ValueError, TypeError: as `cam`.
+    """
+    return _projection.heatmaps(activations, gradients, center, size, relu, normalize, nan, layout)  # type: ignore[no-any-return]
 
 
 def colorize(

@@ -2,14 +2,28 @@
 
 try:
     from .capture import Plan
+    from .decomposition import KPCACAM, DeepFeatureFactorization, Factorization
+    from .eigen import EigenCAM, EigenGradCAM, SegEigenCAM
     from .explainer import Explainer
+    from .fem import FEM
     from .methods import EXPLAINERS
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError("fusedcam.torch needs PyTorch: pip install 'fusedcam[torch]'", name="torch") from error
 
-__all__ = ["Explainer", "Plan", *EXPLAINERS]
+__all__ = [
+    "FEM",
+    "KPCACAM",
+    "DeepFeatureFactorization",
+    "EigenCAM",
+    "EigenGradCAM",
+    "Explainer",
+    "Factorization",
+    "Plan",
+    "SegEigenCAM",
+    *EXPLAINERS,
+]
 
 globals().update(EXPLAINERS)
 

@@ -150,7 +150,7 @@ class KPCA_CAM(BaseCAM):
         return run.activations
 
     def raw_map(self, run: Run) -> Tensor:
-        from sklearn.decomposition import KernelPCA  # type: ignore[import-untyped]
+        from sklearn.decomposition import KernelPCA
 
         maps = []
         for one in run.activations.cpu().numpy():
