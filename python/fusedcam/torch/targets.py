@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Score", "score_function"]
+__all__ = ["Score", "class_indices", "score_function"]
 
 Score = Callable[[Any], Tensor]
 
@@ -31,12 +31,12 @@ def score_function(targets: Any, n: int) -> Score:
     if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):
         _check_count(len(targets), n)
         return lambda output: _checked(_of_each(targets, output), n)
-    indices = _indices(targets, n)
+    indices = class_indices(targets, n)
     return lambda output: _select(_classes(output, n), indices)
 
 
-def _indices(targets: Any, n: int) -> Tensor:
-    """Classes as integers, [N] or [N, K]."""
+def class_indices(targets: Any, n: int) -> Tensor:
+    """Classes as integers, [N] or [N, K]; refuses as `score_function` does."""
     if isinstance(targets, Tensor | np.ndarray | np.generic):
         targets = targets.tolist()
     if not isinstance(targets, Sequence) or isinstance(targets, str | bytes):
