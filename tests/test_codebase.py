@@ -275,7 +275,18 @@ PUBLIC = {name: getattr(fusedcam, name) for name in fusedcam.__all__ if callable
 DOCUMENTED = {name: (function, function.__doc__) for name, function in PUBLIC.items() if name != "info"} | {
     "GradCAM": (fusedcam.torch.GradCAM, fusedcam.torch.GradCAM.__doc__),
     "GradCAM.__call__": (fusedcam.torch.GradCAM.__call__, fusedcam.torch.GradCAM.__call__.__doc__),
+    "noisy_moments": (fusedcam.torch.noisy_moments, fusedcam.torch.noisy_moments.__doc__),
+    "FullGrad.gradients": (fusedcam.torch.FullGrad.gradients, fusedcam.torch.FullGrad.gradients.__doc__),
 }
+for _name in ("SESS", "Deconvnet", "FinerCAM", "FinerScore", "FullGrad", "GuidedBackprop", "GuidedGradCAM", "LeGrad"):
+    DOCUMENTED[_name] = (getattr(fusedcam.torch, _name), getattr(fusedcam.torch, _name).__doc__)
+for _name in ("RefineCAM", "ShapleyCAM", "Smoothed"):
+    DOCUMENTED[_name] = (getattr(fusedcam.torch, _name), getattr(fusedcam.torch, _name).__doc__)
+for _name in ("GuidedBackprop", "GuidedGradCAM", "Smoothed"):
+    DOCUMENTED[f"{_name}.__call__"] = (
+        getattr(fusedcam.torch, _name).__call__,
+        getattr(fusedcam.torch, _name).__call__.__doc__,
+    )
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)

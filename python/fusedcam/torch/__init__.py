@@ -3,13 +3,39 @@
 try:
     from .capture import Plan
     from .explainer import Explainer
+    from .finer import FinerCAM, FinerScore
+    from .fullgrad import FullGrad, FullGradients
+    from .guided import Deconvnet, GuidedBackprop, GuidedGradCAM
+    from .legrad import LeGrad
     from .methods import EXPLAINERS
+    from .refine import RefineCAM
+    from .sess import SESS
+    from .shapley import ShapleyCAM
+    from .smoothing import Moments, Smoothed, noisy_moments
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError("fusedcam.torch needs PyTorch: pip install 'fusedcam[torch]'", name="torch") from error
 
-__all__ = ["Explainer", "Plan", *EXPLAINERS]
+__all__ = [
+    "SESS",
+    "Deconvnet",
+    "Explainer",
+    "FinerCAM",
+    "FinerScore",
+    "FullGrad",
+    "FullGradients",
+    "GuidedBackprop",
+    "GuidedGradCAM",
+    "LeGrad",
+    "Moments",
+    "Plan",
+    "RefineCAM",
+    "ShapleyCAM",
+    "Smoothed",
+    "noisy_moments",
+    *EXPLAINERS,
+]
 
 globals().update(EXPLAINERS)
 
