@@ -39,6 +39,7 @@ class Capture:
 
     def __init__(self, model: nn.Module, target_layer: nn.Module | str | None, call: int):
         self.model, self.call = model, call
+        self.differentiate = _gradients
         self._names = {module: name for name, module in model.named_modules()}
         self._layer = None if target_layer is None else self._find(target_layer)
         self._calls: dict[nn.Module, int] = {}
@@ -131,7 +132,8 @@ class Capture:
         if recorder.overwritten:
             raise _Again(_OVERWRITTEN)
 
-        gradients = _gradients(score, output, recorder.leaf, recorder.edge) if still_on or from_start else None
+        graph = (output, recorder.leaf, recorder.edge)
+        gradients = self.differentiate(score, *graph) if still_on or from_start else None
         if gradients is None:
             if not from_start:
                 raise _Again(_SWITCHED_OFF)

@@ -5,7 +5,7 @@ import inspect
 from ..methods import METHODS, Method
 from .explainer import Explainer
 
-__all__ = ["EXPLAINERS"]
+__all__ = ["EXPLAINERS", "explainer_of"]
 
 
 def _explainer(method: Method) -> type[Explainer]:
@@ -19,3 +19,14 @@ def _explainer(method: Method) -> type[Explainer]:
 
 EXPLAINERS: dict[str, type[Explainer]] = {method.class_name: _explainer(method) for method in METHODS.values()}
 """By class name, as `fusedcam.torch` hands them out."""
+
+
+def explainer_of(method: str) -> type[Explainer]:
+    """The class of a method by its name in `fusedcam.METHODS`.
+
+    Raises:
+        ValueError: no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; accepted: {', '.join(METHODS)}")
+    return EXPLAINERS[METHODS[method].class_name]
