@@ -22,8 +22,10 @@ def cam(*args: Any, **options: Any) -> Any:
 
 def heat(activations: Any, gradients: Any = None, weights: Any = None, **options: Any) -> Any:
     """`cam` of layers [N, C, *S] of any dimension, which pool and add up alike: [N, *S]."""
-    maps = cam(_flat(activations), None if gradients is None else _flat(gradients), weights=weights, **options)
-    return maps.reshape(activations.shape[0], *activations.shape[2:])
+    if activations.ndim == 4:
+        return cam(activations, gradients, weights=weights, **options)
+    flat = (None if one is None else one.reshape(*one.shape[:2], -1, one.shape[-1]) for one in (activations, gradients))
+    return cam(*flat, weights=weights, **options).reshape(activations.shape[0], *activations.shape[2:])
 
 
 def products(activations: Any, gradients: Any = None, weights: Any = None, **rule: Any) -> Any:
@@ -35,10 +37,6 @@ def products(activations: Any, gradients: Any = None, weights: Any = None, **rul
         weights = weights.reshape(-1, 1)
     maps = heat(alone, gradients, weights, **rule, normalize=None, relu=False)
     return maps.reshape(activations.shape)
-
-
-def _flat(array: Any) -> Any:
-    return array if array.ndim == 4 else array.reshape(*array.shape[:2], -1, array.shape[-1])
 
 
 def resize(*args: Any, **options: Any) -> Any:
