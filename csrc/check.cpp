@@ -45,9 +45,11 @@ std::string quoted(std::string_view words) {
 }
 
 void refuse_dtype(const char* op, std::string_view argument, const std::string& found) {
-    const char* accepted = argument == "out"     ? "is the result's: float32 or float64 for maps, uint8 for pictures"
-                           : argument == "image" ? "are uint8, float32, float16, bfloat16 and float64"
-                                                 : "are float32, float16, bfloat16 and float64";
+    const char* accepted = argument == "out" ? "is the result's: float32 or float64 for maps, uint8 for pictures, "
+                                               "the image's for masked images"
+                           : argument == "image" && op != std::string_view("mask")
+                               ? "are uint8, float32, float16, bfloat16 and float64"
+                               : "are float32, float16, bfloat16 and float64";
     refuse_type(op, ": dtype of ", argument, " is ", found, "; accepted ", accepted);
 }
 

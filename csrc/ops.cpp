@@ -253,4 +253,57 @@ OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palet
     return call;
 }
 
+MaskCall plan_mask(const ArrayView& image, const ArrayView& heatmap, const ArrayView* noise, Normalization normalize) {
+    check_eps("mask", normalize);
+    check_floating("mask", {"image", image});
+    const int rank = image.shape.rank;
+    if (rank != 3 && rank != 4)
+        refuse_value("mask: image has shape ", show(image.shape), "; accepted is [C, H, W] or [N, C, H, W]");
+    check_spatial_extent("mask", {"image", image}, image.extent(-2), image.extent(-1));
+    MaskCall call;
+    call.image = image;
+    call.heatmap = checked_heatmap("mask", heatmap);
+    const bool batched = rank == 4, several = heatmap.shape.rank == rank;
+    if ((!several && heatmap.shape.rank != rank - 1) || (batched && heatmap.extent(0) != image.extent(0)))
+        refuse_value("mask: image has shape ", show(image.shape), " and heatmap ", show(heatmap.shape), "; for ",
+                     batched ? "a batch of images accepted are [N, H, W] and [N, M, H, W]"
+                             : "a single image accepted are [H, W] and [M, H, W]");
+    const auto check_place = [&](Named other) {
+        if (!(other.view.device == image.device))
+            refuse_value("mask: image is on ", show(image.device), " but ", other.name, " is on ",
+                         show(other.view.device), "; both must be on the same device");
+    };
+    check_place({"heatmap", heatmap});
+
+    const Size target = own_size(image);
+    if (noise) {
+        check_floating("mask", {"noise", *noise});
+        check_place({"noise", *noise});
+        const DType dtype = result_dtype(heatmap.dtype);
+        if (!(noise->shape == with_size(heatmap.shape, target)))
+            refuse_value("mask: noise has shape ", show(noise->shape), "; the masks have shape ",
+                         show(with_size(heatmap.shape, target)));
+        if (noise->dtype != dtype)
+            refuse_type("mask: dtype of noise is ", name(noise->dtype), "; that of the masks is ", name(dtype));
+        call.noise = *noise;
+    }
+
+    if (batched) call.result.append(image.extent(0));
+    if (several) call.result.append(heatmap.extent(-3));
+    call.result.append(image.extent(-3));
+    call.result.append(target.height);
+    call.result.append(target.width);
+    for (ArrayView* view : {&call.heatmap, &call.noise}) {
+        if (view == &call.noise && !noise) continue;
+        if (!batched) view->insert_axis(0, 1, 0);
+        if (!several) view->insert_axis(1, 1, 0);
+    }
+    if (!batched) call.image.insert_axis(0, 1, 0);
+    call.normalize = normalize;
+    call.work = bytes(heatmap) + (noise ? bytes(*noise) : 0) +
+                2 * check_fits("mask", call.result, image.dtype,
+                               working_bytes(own_size(heatmap), target, heatmap.dtype), image.device);
+    return call;
+}
+
 }  // namespace fusedcam

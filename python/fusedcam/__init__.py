@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._native import __version__, info, set_num_threads
     from .compat import patch, patch_status, patched, unpatch
-    from .functional import cam, colorize, overlay, resize
+    from .functional import cam, colorize, mask, overlay, resize
     from .methods import METHODS
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "cam",
     "colorize",
     "info",
+    "mask",
     "overlay",
     "patch",
     "patch_status",
@@ -33,6 +34,7 @@ _HOME = {
     "cam": ".functional",
     "colorize": ".functional",
     "info": "._native",
+    "mask": ".functional",
     "overlay": ".functional",
     "patch": ".compat",
     "patch_status": ".compat",

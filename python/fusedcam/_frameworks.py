@@ -11,15 +11,24 @@ from numpy.typing import NDArray
 
 
 def from_numpy(array: NDArray[Any], like: Any) -> Any:
-    """`array`'s memory as an array of the framework of `like`; `array` itself where there is no way into it."""
-    package = _package(like)
+    """`array`'s memory as an array of the framework of `like`; `array` itself where there is no way into it.
+
+    NumPy's DLPack knows no bfloat16: its bits come as uint16, which nothing else does.
+    """
+    package, halves = _package(like), array.dtype == "uint16"
     if package in ("jax", "jaxlib"):
-        return sys.modules["jax"].numpy.from_dlpack(array, device=_device(like))
+        jnp = sys.modules["jax"].numpy
+        found = jnp.from_dlpack(array, device=_device(like))
+        return found.view(jnp.bfloat16) if halves else found
     if package == "tensorflow":
-        return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(array.__dlpack__())
+        tensorflow = sys.modules["tensorflow"]
+        found = tensorflow.experimental.dlpack.from_dlpack(array.__dlpack__())
+        return tensorflow.bitcast(found, tensorflow.bfloat16) if halves else found
     torch = sys.modules.get("torch")
     if torch and isinstance(like, torch.Tensor):  # a subclass has its author's package
-        return torch.from_dlpack(array)
+        return torch.from_dlpack(array).view(torch.bfloat16) if halves else torch.from_dlpack(array)
+    if halves:
+        raise TypeError(f"there is no way to make a bfloat16 {type(like).__name__}; pass out, an array of the result's")
     if hasattr(like, "__array_namespace__"):
         return like.__array_namespace__().from_dlpack(array)
     if hasattr(type(like), "from_dlpack"):
