@@ -57,6 +57,21 @@ void check_floating(const char* op, Named array) {
     if (!is_floating(array.view.dtype)) refuse_dtype(op, array.name, name(array.view.dtype));
 }
 
+void check_place(const char* op, Named first, Named other) {
+    if (!(first.view.device == other.view.device))
+        refuse_value(op, ": ", first.name, " is on ", show(first.view.device), " but ", other.name, " is on ",
+                     show(other.view.device), "; both must be on the same device");
+}
+
+void check_spatial_extent(const char* op, Named array, int64_t height, int64_t width) {
+    if (height == 0 || width == 0)
+        refuse_value(op, ": ", array.name, " of shape ", show(array.view.shape),
+                     " have no pixels; height and width must be at least 1");
+    if (height >= max_extent || width >= max_extent)
+        refuse_value(op, ": ", array.name, " of shape ", show(array.view.shape),
+                     " are too large; height and width must be below 2**31");
+}
+
 void check_alike(const char* op, Named first, Named other) {
     if (first.view.dtype != other.view.dtype)
         refuse_type(op, ": dtype of ", first.name, " is ", name(first.view.dtype), " but that of ", other.name, " is ",

@@ -57,6 +57,12 @@ struct Named {
 // An element type that is not taken; what is depends on the argument.
 [[noreturn, gnu::cold]] void refuse_dtype(const char* op, std::string_view argument, const std::string& found);
 void check_floating(const char* op, Named array);
+// The device of `other` must be that of `first`.
+void check_place(const char* op, Named first, Named other);
+// Beyond this the sampling coordinates would leave 64-bit integers.
+constexpr int64_t max_extent = int64_t{1} << 31;
+// `array`, whose maps or pictures have that extent, must have pixels, and no more than that.
+void check_spatial_extent(const char* op, Named array, int64_t height, int64_t width);
 // The dtype and device of `other` must be those of `first`.
 void check_alike(const char* op, Named first, Named other);
 // A result of this shape must be addressable and, on the CPU, fit into the machine's memory, beside `working` bytes

@@ -10,8 +10,6 @@
 namespace fusedcam {
 namespace {
 
-// Beyond this the sampling coordinates would leave 64-bit integers.
-constexpr int64_t max_extent = int64_t{1} << 31;
 // Beyond this counts of bytes would.
 constexpr double max_elements = static_cast<double>(int64_t{1} << 56);
 
@@ -25,15 +23,6 @@ void check_size(const char* op, Size size) {
 void check_eps(const char* op, Normalization normalize) {
     if (!(normalize.eps >= 0 && normalize.eps < std::numeric_limits<float>::max()))
         refuse_value(op, ": eps is ", normalize.eps, "; accepted is a finite number of at least 0");
-}
-
-void check_spatial_extent(const char* op, Named array, int64_t height, int64_t width) {
-    if (height == 0 || width == 0)
-        refuse_value(op, ": ", array.name, " of shape ", show(array.view.shape),
-                     " have no pixels; height and width must be at least 1");
-    if (height >= max_extent || width >= max_extent)
-        refuse_value(op, ": ", array.name, " of shape ", show(array.view.shape),
-                     " are too large; height and width must be below 2**31");
 }
 
 Size own_size(const ArrayView& heatmap) { return {heatmap.extent(-2), heatmap.extent(-1)}; }
@@ -219,9 +208,7 @@ OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palet
     if (heatmap.shape.rank > 3)
         refuse_value("overlay: heatmap has shape ", show(heatmap.shape), "; accepted is [H, W] or [N, H, W]");
     if (!(alpha >= 0 && alpha <= 1)) refuse_value("overlay: alpha is ", alpha, "; accepted is 0 to 1");
-    if (!(image.device == heatmap.device))
-        refuse_value("overlay: image is on ", show(image.device), " but heatmap is on ", show(heatmap.device),
-                     "; both must be on the same device");
+    check_place("overlay", {"image", image}, {"heatmap", heatmap});
     const int batch = heatmap.shape.rank - 2;
     const int plain = image.shape.rank - batch;
     bool fits = plain == 2 || plain == 3;
@@ -268,17 +255,12 @@ MaskCall plan_mask(const ArrayView& image, const ArrayView& heatmap, const Array
         refuse_value("mask: image has shape ", show(image.shape), " and heatmap ", show(heatmap.shape), "; for ",
                      batched ? "a batch of images accepted are [N, H, W] and [N, M, H, W]"
                              : "a single image accepted are [H, W] and [M, H, W]");
-    const auto check_place = [&](Named other) {
-        if (!(other.view.device == image.device))
-            refuse_value("mask: image is on ", show(image.device), " but ", other.name, " is on ",
-                         show(other.view.device), "; both must be on the same device");
-    };
-    check_place({"heatmap", heatmap});
+    check_place("mask", {"image", image}, {"heatmap", heatmap});
 
     const Size target = own_size(image);
     if (noise) {
         check_floating("mask", {"noise", *noise});
-        check_place({"noise", *noise});
+        check_place("mask", {"image", image}, {"noise", *noise});
         const DType dtype = result_dtype(heatmap.dtype);
         if (!(noise->shape == with_size(heatmap.shape, target)))
             refuse_value("mask: noise has shape ", show(noise->shape), "; the masks have shape ",

@@ -28,7 +28,10 @@ def from_numpy(array: NDArray[Any], like: Any) -> Any:
     if torch and isinstance(like, torch.Tensor):  # a subclass has its author's package
         return torch.from_dlpack(array).view(torch.bfloat16) if halves else torch.from_dlpack(array)
     if halves:
-        raise TypeError(f"there is no way to make a bfloat16 {type(like).__name__}; pass out, an array of the result's")
+        dtypes = sys.modules.get("ml_dtypes")
+        if dtypes and not hasattr(like, "__array_namespace__") and not hasattr(type(like), "from_dlpack"):
+            return array.view(dtypes.bfloat16)
+        raise TypeError(f"there is no way to make a bfloat16 {type(like).__name__} of ours; pass one as out")
     if hasattr(like, "__array_namespace__"):
         return like.__array_namespace__().from_dlpack(array)
     if hasattr(type(like), "from_dlpack"):

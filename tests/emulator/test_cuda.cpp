@@ -1,64 +1,14 @@
 // CUDA's kernels and launchers, run by the emulator on each of its devices: against float64, against the CPU's bits
 // where the arithmetic is the same, and against each other, whose bits are the same.
 #include <array>
-#include <cstring>
 
-#include "../cpp/compare.hpp"
-#include "emulator.hpp"
+#include "launches.hpp"
 
 using namespace fusedcam;
 using namespace test;
 using namespace fusedcam::cuda::emulator;
 
 namespace {
-
-constexpr std::array devices{h100, h200_with_old_image, a100, t4, rtx5090, h100_slice};
-
-// A queue with a workspace of exactly the size that is asked for, filled with NaN.
-template <class Call>
-void run_on(int device, const Call& call, void (*op)(const Call&, const cuda::Queue&)) {
-    const Counts before = fake.counts;
-    std::vector<std::byte> workspace(static_cast<size_t>(cuda::workspace(call, device)), std::byte{0xff});
-    // The vector's memory is aligned to 16 bytes only, which is what the kernels rely on.
-    const auto stream = reinterpret_cast<cudaStream_t>(uintptr_t{0x50});
-    fake.used.clear();
-    op(call, {device, stream, workspace.data()});
-    CHECK(call.result.count() == 0 || (fake.used.size() == 1 && *fake.used.begin() == stream),
-          "another stream was used");
-    CHECK(fake.counts.allocations == before.allocations, "memory was allocated");
-    CHECK(fake.device == h100, "the current device was changed");
-}
-
-// ThreadSanitizer takes a thousand times as long: few rounds, small clusters, and shuffles that order nothing, as CUDA
-// promises none.
-#if defined(__SANITIZE_THREAD__)
-constexpr bool thread_sanitizer = true;
-#else
-constexpr bool thread_sanitizer = false;
-#endif
-
-int rounds(int usual) { return thread_sanitizer ? 2 : usual; }
-
-void begin() {
-    reset();
-    if (!thread_sanitizer) return;
-    fake.devices[h100].cluster = 8;
-    options.shuffles_order = false;
-}
-
-void choose_order(int round) {
-    options.order = static_cast<Order>(round % 3);
-    options.seed = static_cast<unsigned>(integer(0, 1 << 30));
-    options.copies_late = integer(0, 1);
-}
-
-bool same_bits(const Array& first, const Array& second) {
-    const int64_t count = first.view().shape.count();
-    for (int64_t i = 0; i < count; ++i)
-        if (std::memcmp(first.element(i), second.element(i), static_cast<size_t>(item_size(first.view().dtype))) != 0)
-            return false;
-    return true;
-}
 
 struct Inputs {
     Array activations, second;
