@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 
@@ -37,6 +38,39 @@ def from_numpy(array: NDArray[Any], like: Any) -> Any:
     if hasattr(type(like), "from_dlpack"):
         return type(like).from_dlpack(array)
     return array
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """The numbers of a framework's array on the host; torch's bfloat16 as float32."""
+    torch = sys.modules.get("torch")
+    if torch and isinstance(array, torch.Tensor):
+        plain = array.detach().cpu()
+        return np.asarray((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
+    if _package(array) == "cupy":
+        return np.asarray(array.get())
+    return np.asarray(array.numpy() if hasattr(array, "numpy") else array)  # TensorFlow, ONNX Runtime
+
+
+def like(array: NDArray[Any], other: Any, dtype: Any = None) -> Any:
+    """`array`'s numbers as an array of the framework of `other`, on its device; of `dtype`, one of that framework's,
+    or of `array`'s."""
+    name = array.dtype.name if dtype is None else getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
+    array = array.astype("float32" if name == "bfloat16" else name, copy=False)
+    torch, package = sys.modules.get("torch"), _package(other)
+    if torch and isinstance(other, torch.Tensor):
+        return torch.from_numpy(array).to(other.device, getattr(torch, name))
+    if package == "cupy":
+        with other.device:
+            return sys.modules["cupy"].asarray(array)
+    made = from_numpy(array, other)
+    if name != "bfloat16":
+        return made
+    return sys.modules["tensorflow"].cast(made, dtype) if package == "tensorflow" else made.astype(dtype)
+
+
+def writable(array: Any) -> bool:
+    """Whether arrays of that framework are written to."""
+    return isinstance(array, np.ndarray) or _package(array) in ("torch", "cupy")
 
 
 def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:

@@ -1,15 +1,17 @@
 """Explanations of PyTorch models: activations and gradients of a layer at about the cost of inference."""
 
 try:
+    from .ablationcam import AblationCAM
     from .capture import Plan
     from .explainer import Explainer
     from .methods import EXPLAINERS
+    from .scorecam import ISCAM, SSCAM, ScoreCAM
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError("fusedcam.torch needs PyTorch: pip install 'fusedcam[torch]'", name="torch") from error
 
-__all__ = ["Explainer", "Plan", *EXPLAINERS]
+__all__ = ["ISCAM", "SSCAM", "AblationCAM", "Explainer", "Plan", "ScoreCAM", *EXPLAINERS]
 
 globals().update(EXPLAINERS)
 

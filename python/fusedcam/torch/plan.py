@@ -20,8 +20,8 @@ class Plan:
     """How often the forward called the layer."""
     shape: tuple[int, ...]
     """Of the activations, [N, C, H, W]."""
-    recording: Literal["from the layer", "from the start"]
-    """Where recording for the backward began."""
+    recording: Literal["from the layer", "from the start", "nothing"]
+    """Where recording for the backward began; "nothing" where there was none."""
     reruns: tuple[str, ...]
     """Why the model ran again, once each."""
 
