@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import fusedcam
+import fusedcam.forward
 import fusedcam.torch
 import reference
 from fusedcam import _cpu
@@ -275,6 +276,14 @@ PUBLIC = {name: getattr(fusedcam, name) for name in fusedcam.__all__ if callable
 DOCUMENTED = {name: (function, function.__doc__) for name, function in PUBLIC.items() if name != "info"} | {
     "GradCAM": (fusedcam.torch.GradCAM, fusedcam.torch.GradCAM.__doc__),
     "GradCAM.__call__": (fusedcam.torch.GradCAM.__call__, fusedcam.torch.GradCAM.__call__.__doc__),
+    **{
+        name: (getattr(module, name), getattr(module, name).__doc__)
+        for module, names in (
+            (fusedcam.torch, ("ScoreCAM", "SSCAM", "ISCAM", "AblationCAM")),
+            (fusedcam.forward, fusedcam.forward.__all__),
+        )
+        for name in names
+    },
 }
 
 

@@ -202,8 +202,9 @@ def ablationcam_weights(
         scores: maps a batch of B activations [B, C, H, W] to scores [B], or [B, K] for K classes: the part of the model
             behind the layer. The batch's memory is used again after the call.
         activations: what the layer returned for N images, [N, C, H, W]; float32, float16, bfloat16 or float64.
-        top_channels, progress: as in `scorecam_weights`.
+        top_channels: as in `scorecam_weights`.
         batch_size: activations that the callable is given at once; None takes as many as fit, 32 at most.
+        progress: as in `scorecam_weights`.
 
     Returns:
         [N, C], or [N, K, C] for scores [B, K], of the framework and dtype of the activations.

@@ -1,6 +1,5 @@
 """What the methods without gradients share: one run to look at the layer, then batches of runs, weights and the map."""
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -123,9 +122,9 @@ class ForwardExplainer(Explainer):
         plan = Plan(name, keeper.right, keeper.calls, tuple(activations.shape), "nothing", reruns)
         return Seen(layer, plan, activations, output, RowScores(run.targets, output, n), run)
 
-    @abstractmethod
     def _weights(self, seen: Seen, reruns: list[str]) -> Tensor:
-        """[N, C], or [N, K, C]."""
+        """[N, C], or [N, K, C]; `reruns` gets what `plan` shall tell."""
+        raise NotImplementedError
 
     @contextmanager
     def _untouched(self) -> Iterator[None]:

@@ -157,14 +157,12 @@ def _in_rows(tensor: Tensor, n: int, image: int | None, count: int) -> Tensor:
 
 
 def _beside(model: nn.Module, layer: nn.Module) -> list[nn.Module]:
-    """The layer, and the outermost modules that do not contain it."""
-    around = {module for module in model.modules() if module is not layer and any(m is layer for m in module.modules())}
-    found = dict.fromkeys(child for module in around for child in module.children() if child not in around)
-    return list(found | {layer: None})
+    """The layer, and the modules that do not contain it."""
+    return [module for module in model.modules() if module is layer or all(m is not layer for m in module.modules())]
 
 
 class Tape:
-    """What modules return until the layer's call, in their order; then the same again."""
+    """What modules, the outermost ones, return until the layer's call, in their order; then the same again."""
 
     def __init__(self, layer: nn.Module, call: int):
         self.layer, self.call = layer, call
