@@ -23,8 +23,9 @@ class AblationCAM(ForwardExplainer):
     https://openaccess.thecvf.com/content_WACV_2020/html/Desai_Ablation-CAM_Visual_Explanations_for_Deep_Convolutional_Network_via_Gradient-free_Localization_WACV_2020_paper.html:
     w_k = (y - y_k) / y, with y_k the score when the layer's channel k is zero everywhere; the map is the ReLU of the
     weighted sum. Where y is 0 the weight is y - y_k. A negative score turns the weights' signs. One forward a channel,
-    in batches, of what follows the layer alone: modules that ran before it return what they returned. That is tried out
-    first, and where it does not give what the whole model does, the whole model runs; `plan` says so.
+    in batches, of what follows the layer alone: modules that ran before it return what they returned, which is held
+    meanwhile. That is tried out first, and where it does not give what the whole model does, the whole model runs;
+    `plan` says so.
 
     pytorch-grad-cam 1.5.7 sets channels of maps with negative values to their minimum less 1e7 instead, divides by 0,
     and runs the whole model.
