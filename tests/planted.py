@@ -133,7 +133,7 @@ BUGS = [
     bug(DRAWING, "exact rows are not normalised", "blend<by, false>(", "blend<By::nothing, false>("),
     bug(DRAWING, "the rest of a row's extremes is skipped", "any_nan(trace) ? 0 : x", "any_nan(trace) ? 0 : width"),
     bug(DRAWING, "minimum instructions lose NaN", "any_nan(trace) ? 0 : x", "x"),
-    bug(DRAWING, "clamped values lose NaN", "lesser(Vector<T>(T(1)), scaled)", "lesser(scaled, Vector<T>(T(1)))"),
+    bug(DRAWING, "clamped values lose NaN", "lesser(V(T(1)), scaled)", "lesser(scaled, V(T(1)))"),
     bug(DRAWING, "a cell too few is widened", "cell < in; ++cell", "cell + 1 < in; ++cell"),
     bug("cpu/resample.hpp", "cells begin one late", "lows_[x] < cell)", "lows_[x] <= cell)"),
     bug(
