@@ -251,7 +251,7 @@ BUGS = [
     bug("cpu/mask.cpp", "every map masks the first image", "sub(index / maps_, 3)", "sub(0 * maps_, 3)"),
     bug("cpu/mask.cpp", "the noise of the first map", "noise.offset(index, 2) +", "noise.offset(0, 2) +"),
     bug("cpu/mask.cpp", "an image's columns lie side by side", "if (image.strides[2] != 1) {", "if (false) {"),
-    bug("cpu/mask.cpp", "masks rounded before the product", "static_cast<Wide>(row[x])", "static_cast<float>(row[x])"),
+    bug("cpu/mask.cpp", "float64 heatmaps in float32", "if (call.heatmap.dtype == DType::float64)", "if (false)"),
     bug("dtype.hpp", "halves cut off", "+ 0xfffu + (magnitude >> 13 & 1u)", ""),
     bug("dtype.hpp", "ties away from zero", "+ 0xfffu + (magnitude >> 13 & 1u)", "+ 0x1000u"),
     bug(
