@@ -16,6 +16,7 @@ __all__ = [
     "normal",
     "rebuilt",
     "replaced",
+    "rows",
     "shares_memory",
     "tensors",
 ]
@@ -48,6 +49,17 @@ def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
 def detached(output: Any) -> Any:
     """`output` without the graph behind its tensors."""
     return rebuilt(output, lambda tensor: tensor.detach())
+
+
+def rows(output: Any, start: int, count: int, total: int) -> Any:
+    """`count` rows of `output`, which is of `total`: of its tensors, or of a list with an entry for each row."""
+    if isinstance(output, list | tuple) and len(output) == total and not isinstance(output[0], Tensor):
+        return output[start : start + count]
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[start : start + count] if tensor.ndim and tensor.shape[0] == total else tensor
+
+    return rebuilt(output, cut)
 
 
 def normal(value: Any) -> Any:
