@@ -19,11 +19,15 @@ class Plan:
     calls: int
     """How often the forward called the layer."""
     shape: tuple[int, ...]
-    """Of the activations, [N, C, H, W]."""
+    """Of the activations as the layer returned them, [N, C, H, W] or the like."""
     recording: Literal["from the layer", "from the start", "nothing"]
     """Where recording for the backward began; "nothing" by methods that need none."""
     reruns: tuple[str, ...]
     """Why the model ran again, once each."""
+    tokens: tuple[int, int] | None = None
+    """The grid, (height, width), on which tokens [N, T, C] were explained."""
+    skipped: int = 0
+    """How many tokens come before those of the grid."""
 
     def __str__(self) -> str:
         again = f"; ran again because {', then because '.join(self.reruns)}" if self.reruns else ""
@@ -33,9 +37,9 @@ class Plan:
 
 class Captured(NamedTuple):
     activations: Tensor
-    """[N, C, H, W], as the layer returned them."""
+    """[N, C, H, W], or with other dimensions of space: a view of what the layer returned."""
     gradients: Tensor
-    """[N, C, H, W], or [N, K, C, H, W] for scores [N, K]."""
+    """Of the same shape, or [N, K, C, H, W] for scores [N, K]."""
     output: Any
     """The model's own, detached."""
     plan: Plan

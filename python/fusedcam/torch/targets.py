@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Score", "score_function"]
+__all__ = ["Score", "chosen_classes", "class_indices", "score_function"]
 
 Score = Callable[[Any], Tensor]
 
@@ -31,12 +31,32 @@ def score_function(targets: Any, n: int) -> Score:
     if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):
         _check_count(len(targets), n)
         return lambda output: _checked(_of_each(targets, output), n)
-    indices = _indices(targets, n)
+    indices = class_indices(targets, n)
     return lambda output: _select(_classes(output, n), indices)
 
 
-def _indices(targets: Any, n: int) -> Tensor:
-    """Classes as integers, [N] or [N, K]."""
+def chosen_classes(targets: Any, output: Any, n: int) -> Tensor:
+    """The classes that `targets` names for N images, [N] or [N, K] on the output's device; None names first choices.
+
+    Raises:
+        ValueError: a wrong count, a class out of range, an output that is not [N, classes].
+        TypeError: callables, which name no class.
+    """
+    rows = _classes(output, n)
+    if targets is None:
+        return rows.detach().argmax(1)
+    indices = class_indices(targets, n)
+    _check_range(indices, rows.shape[1])
+    return indices.to(rows.device)
+
+
+def class_indices(targets: Any, n: int) -> Tensor:
+    """Classes as integers, [N] or [N, K], on the CPU.
+
+    Raises:
+        ValueError: a wrong count, lists of different lengths.
+        TypeError: something else than classes.
+    """
     if isinstance(targets, Tensor | np.ndarray | np.generic):
         targets = targets.tolist()
     if not isinstance(targets, Sequence) or isinstance(targets, str | bytes):
@@ -85,12 +105,15 @@ def _classes(output: Any, n: int) -> Tensor:
 
 
 def _select(output: Tensor, indices: Tensor) -> Tensor:
-    classes = output.shape[1]
+    _check_range(indices, output.shape[1])
+    columns = indices.to(output.device)
+    return output.gather(1, columns if columns.ndim == 2 else columns[:, None]).reshape(columns.shape)
+
+
+def _check_range(indices: Tensor, classes: int) -> None:
     wrong = indices[(indices < 0) | (indices >= classes)]
     if wrong.numel():
         raise ValueError(f"targets: class {int(wrong[0])} is out of range; the model has classes 0 to {classes - 1}")
-    columns = indices.to(output.device)
-    return output.gather(1, columns if columns.ndim == 2 else columns[:, None]).reshape(columns.shape)
 
 
 def _of_each(targets: Sequence[Callable[[Any], Tensor]], output: Any) -> Tensor:
