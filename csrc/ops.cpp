@@ -10,17 +10,8 @@
 namespace fusedcam {
 namespace {
 
-// Beyond this the sampling coordinates would leave 64-bit integers.
-constexpr int64_t max_extent = int64_t{1} << 31;
 // Beyond this counts of bytes would.
 constexpr double max_elements = static_cast<double>(int64_t{1} << 56);
-
-void check_size(const char* op, Size size) {
-    const auto bad = [](int64_t extent) { return extent < 1 || extent >= max_extent; };
-    if (bad(size.height) || bad(size.width))
-        refuse_value(op, ": size is (", size.height, ", ", size.width,
-                     "); height and width must be from 1 to 2**31 - 1");
-}
 
 void check_eps(const char* op, const char* name, double eps) {
     if (!(eps >= 0 && eps < std::numeric_limits<float>::max()))
@@ -39,16 +30,9 @@ std::string known_rules(Fits&& fits) {
     return known;
 }
 
-void check_spatial_extent(const char* op, Named array, int64_t height, int64_t width) {
-    if (height == 0 || width == 0)
-        refuse_value(op, ": ", array.name, " of shape ", show(array.view.shape),
-                     " have no pixels; height and width must be at least 1");
-    if (height >= max_extent || width >= max_extent)
-        refuse_value(op, ": ", array.name, " of shape ", show(array.view.shape),
-                     " are too large; height and width must be below 2**31");
+Size own_size(const ArrayView& heatmap, int64_t spatial = 2) {
+    return {heatmap.extent(-2), heatmap.extent(-1), spatial > 2 ? heatmap.extent(-3) : 1};
 }
-
-Size own_size(const ArrayView& heatmap) { return {heatmap.extent(-2), heatmap.extent(-1)}; }
 
 double bytes(const ArrayView& view) {
     double product = static_cast<double>(item_size(view.dtype));
@@ -61,20 +45,21 @@ ArrayView checked_heatmap(const char* op, const ArrayView& heatmap) {
         refuse_value(op, ": heatmap has shape ", show(heatmap.shape),
                      "; accepted is [..., H, W], at least two dimensions");
     check_floating(op, {"heatmap", heatmap});
-    check_spatial_extent(op, {"heatmap", heatmap}, heatmap.extent(-2), heatmap.extent(-1));
+    check_spatial_extent(op, {"heatmap", heatmap}, own_size(heatmap));
     if (bytes(heatmap) > max_elements)
         refuse_value(op, ": heatmap of shape ", show(heatmap.shape), " takes more than 2**56 bytes");
     return heatmap;
 }
 
-// What resampling [height, width] takes beside its result, at most: for each output row and column where it comes from,
-// and the map widened along its rows.
+// What resampling takes beside its result, at most: for each output row and column where it comes from, the map widened
+// along its rows, and a volume's slices, resampled each.
 double working_bytes(Size from, Size to, DType dtype) {
+    if (from == to) return 0;
     const double rows = static_cast<double>(to.height), columns = static_cast<double>(to.width);
-    const bool same = from.height == to.height && from.width == to.width;
-    return same ? 0
-                : 32 * (rows + columns) + static_cast<double>(item_size(result_dtype(dtype))) * columns *
-                                              static_cast<double>(from.height + 1);
+    const double slices = from.depth * to.depth == 1 ? 0 : static_cast<double>(from.depth) * rows;
+    return 32 * (rows + columns + static_cast<double>(to.depth)) + static_cast<double>(item_size(result_dtype(dtype))) *
+                                                                       columns *
+                                                                       (static_cast<double>(from.height + 1) + slices);
 }
 
 Shape with_size(const Shape& shape, Size size) {
@@ -92,7 +77,7 @@ Shape with_colour(const Shape& shape) {
     return result;
 }
 
-// weights [N | 1, (K,) C] -> gradients [N, K, C, H, W] that are constant over space.
+// weights [N | 1, (K,) C] -> gradients [N, K, C, D, H, W] that are constant over space.
 ArrayView weights_as_gradients(const ArrayView& weights, const ArrayView& activations, bool batched, bool& classes) {
     const int64_t N = activations.extent(0), C = activations.extent(1);
     const int plain = batched ? 2 : 1;
@@ -112,14 +97,13 @@ ArrayView weights_as_gradients(const ArrayView& weights, const ArrayView& activa
         view.strides[0] = 0;
     }
     if (!classes) view.insert_axis(1, 1, 0);
-    view.insert_axis(3, activations.extent(2), 0);
-    view.insert_axis(4, activations.extent(3), 0);
+    for (int axis = 2; axis < 5; ++axis) view.insert_axis(axis + 1, activations.extent(axis), 0);
     return view;
 }
 
 ArrayView checked_gradients(const ArrayView& gradients, const ArrayView& activations, const Shape& given, bool batched,
                             const CamOptions& options, int64_t moments, int64_t& moments_step, bool& classes) {
-    const int plain = batched ? 4 : 3;
+    const int plain = options.layout.inner() + batched;
     ArrayView view = gradients;
     bool fits = view.shape.rank > 0 && (moments == 1 || view.extent(0) == moments);
     if (fits && moments > 1) {
@@ -128,13 +112,15 @@ ArrayView checked_gradients(const ArrayView& gradients, const ArrayView& activat
     }
     const int rank = view.shape.rank;
     fits = fits && (rank == plain || rank == plain + 1);
+    if (fits && options.layout.tokens)  // those that are left out count too
+        fits = view.extent(-2) == given.extent[given.rank - 2];
     if (fits) {
         classes = rank == plain + 1;
-        if (options.channels_last) view.move_axis(rank - 1, rank - 3);
+        view = as_channels("cam", {"gradients", view}, options.layout);
         if (!batched) view.insert_axis(0, 1, 0);
         if (!classes) view.insert_axis(1, 1, 0);
         fits = view.extent(0) == activations.extent(0);
-        for (int axis = 1; axis < 4; ++axis) fits = fits && view.extent(axis + 1) == activations.extent(axis);
+        for (int axis = 1; axis < 5; ++axis) fits = fits && view.extent(axis + 1) == activations.extent(axis);
     }
     if (!fits)
         refuse_value("cam: gradients have shape ", show(gradients.shape), " and activations ", show(given),
@@ -149,8 +135,8 @@ ArrayView checked_gradients(const ArrayView& gradients, const ArrayView& activat
 }  // namespace
 
 CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSource source, const CamOptions& options) {
-    if (options.spatial != 2)
-        refuse_value("cam: spatial is ", options.spatial, "; accepted is 2, for maps of [height, width]");
+    const Layout& layout = options.layout;
+    check_layout("cam", layout);
     int64_t moments = 1;
     bool averages = true, has_eps = false;
     if (!rules::visit(options.method, [&](auto rule) {
@@ -172,13 +158,12 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
 
     CamCall call;
     call.options = options;
-    call.activations = activations;
     const int rank = activations.shape.rank;
-    const bool batched = rank == 4;
-    if (rank != 3 && rank != 4)
-        refuse_value("cam: activations have shape ", show(activations.shape), "; accepted is ",
-                     options.channels_last ? "[N, H, W, C] or [H, W, C]" : "[N, C, H, W] or [C, H, W]");
-    if (options.channels_last) call.activations.move_axis(rank - 1, rank - 3);
+    const bool batched = rank == layout.inner() + 1;
+    if (!batched && rank != layout.inner())
+        refuse_value("cam: activations have shape ", show(activations.shape), "; accepted is ", layout.shape(true),
+                     " or ", layout.shape(false));
+    call.activations = as_channels("cam", {"activations", activations}, layout);
     if (!batched) call.activations.insert_axis(0, 1, 0);
 
     bool classes = false;
@@ -188,42 +173,54 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
     else
         call.gradients = weights_as_gradients(second, call.activations, batched, classes);
 
-    const int64_t N = call.activations.extent(0), C = call.activations.extent(1), H = call.activations.extent(2),
-                  W = call.activations.extent(3), K = call.gradients.extent(1);
+    const int64_t N = call.activations.extent(0), C = call.activations.extent(1), K = call.gradients.extent(1);
     if (C == 0)
         refuse_value("cam: activations of shape ", show(activations.shape), " have no channels; C must be at least 1");
-    check_spatial_extent("cam", {"activations", activations}, H, W);
-    const Size size = options.size.value_or(Size{H, W});
-    check_size("cam", size);
+    const Size own = size_of_channels(call.activations);
+    check_spatial_extent("cam", {"activations", activations}, own, layout.spatial);
+    call.size = options.size.value_or(own);
+    check_size("cam", call.size, layout.spatial);
 
     if (batched) call.result.append(N);
     if (classes) call.result.append(K);
-    call.result.append(size.height);
-    call.result.append(size.width);
+    append(call.result, call.size, layout.spatial);
     // A class costs another pass over the activations, though not over memory; constant gradients are read once.
-    const bool constant = averages && call.gradients.strides[3] == 0 && call.gradients.strides[4] == 0;
+    const bool constant = averages && call.gradients.strides[4] == 0 && call.gradients.strides[5] == 0;
     const double channels = static_cast<double>(N) * static_cast<double>(C);
-    const double pixels = static_cast<double>(H) * static_cast<double>(W), classes_each = static_cast<double>(K);
+    const double pixels =
+                     static_cast<double>(own.depth) * static_cast<double>(own.height) * static_cast<double>(own.width),
+                 classes_each = static_cast<double>(K);
     const double reads = channels * pixels * std::max(1.0, classes_each) +
                          channels * classes_each * static_cast<double>(moments) * (constant ? 1 : pixels);
     call.work = reads * static_cast<double>(item_size(activations.dtype)) +
                 check_fits("cam", call.result, result_dtype(activations.dtype),
-                           working_bytes({H, W}, size, activations.dtype), activations.device);
+                           working_bytes(own, call.size, activations.dtype), activations.device);
     // Expanded arrays may have more elements than memory has bytes.
     if (channels * pixels > max_elements)
         refuse_value("cam: activations of shape ", show(activations.shape), " have more than 2**56 elements");
     return call;
 }
 
-ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize) {
+ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize, int64_t spatial) {
     check_eps("resize", "eps", normalize.eps);
+    if (heatmap.shape.rank < spatial)
+        refuse_value("resize: heatmap has shape ", show(heatmap.shape), "; accepted is ",
+                     spatial == 1   ? "[..., L], at least one dimension, for a size of one extent"
+                     : spatial == 2 ? "[..., H, W], at least two dimensions"
+                                    : "[..., D, H, W], at least three dimensions, for a size of three extents");
     ResizeCall call;
-    call.heatmap = checked_heatmap("resize", heatmap);
-    check_size("resize", size);
-    call.result = with_size(heatmap.shape, size);
+    call.heatmap = checked_heatmap("resize", as_maps(heatmap, spatial));
+    const Size own = own_size(call.heatmap, spatial);
+    if (spatial == 3) check_spatial_extent("resize", {"heatmap", heatmap}, own, spatial);
+    check_size("resize", size, spatial);
+    call.result = heatmap.shape;
+    call.result.rank -= static_cast<int>(spatial);
+    append(call.result, size, spatial);
     call.normalize = normalize;
+    call.spatial = spatial;
+    call.size = size;
     call.work = bytes(heatmap) + check_fits("resize", call.result, result_dtype(heatmap.dtype),
-                                            working_bytes(own_size(heatmap), size, heatmap.dtype), heatmap.device);
+                                            working_bytes(own, size, heatmap.dtype), heatmap.device);
     return call;
 }
 
@@ -270,7 +267,7 @@ OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palet
         call.image.shape.extent[batch + 2] = 3;
         call.image.strides[batch + 2] = 0;
     }
-    check_spatial_extent("overlay", {"image", image}, call.image.extent(-3), call.image.extent(-2));
+    check_spatial_extent("overlay", {"image", image}, {call.image.extent(-3), call.image.extent(-2)});
     call.result = call.image.shape;
     call.palette = palette;
     call.alpha = alpha;

@@ -6,16 +6,12 @@
 #include <string>
 #include <string_view>
 
-#include "array_view.hpp"
+#include "layout.hpp"
 #include "sampling.hpp"
 
 namespace fusedcam {
 
 enum class NanPolicy : uint8_t { propagate, zero, raise };
-
-struct Size {
-    int64_t height, width;
-};
 
 // Calls that touch less than this many bytes stay on the caller's thread, with Python's lock held: handing either over
 // would take longer than the call.
@@ -27,8 +23,7 @@ struct CamOptions {
     bool relu = true;
     Normalization normalize = Normalize::minmax;
     NanPolicy nan = NanPolicy::propagate;
-    int64_t spatial = 2;
-    bool channels_last = false;
+    Layout layout;
     double weight_eps = 0;  // in the denominators of the rules that have one
 };
 
@@ -41,25 +36,34 @@ struct CamCall {
     ArrayView out;             // [..., H', W'], its maps in the order of N and K
     Shape result;
     CamOptions options;
+    Size size;        // of the maps
     double work = 0;  // memory the call touches, in bytes
+
+    bool volumes() const { return options.layout.spatial == 3; }
+    ArrayView maps() const { return as_maps(out, options.layout.spatial); }
 };
 
 enum class CamSource : uint8_t { gradients, weights };
 
-// activations [N, C, H, W] or [C, H, W]. The second array holds gradients, of that shape or with K before C and, for
-// rules of several moments, those in front of all, or
-// weights, [N | 1, C], [N | 1, K, C] or [C], [K, C].
+// activations [N, C, H, W] or [C, H, W], or as the layout says. The second array holds gradients, of that shape or with
+// K before C and, for rules of several moments, those in front of all, or weights, [N | 1, C], [N | 1, K, C] or [C],
+// [K, C].
 CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSource source, const CamOptions& options);
 
 struct ResizeCall {
-    ArrayView heatmap;  // [..., H, W]
-    ArrayView out;      // [..., H', W']
+    ArrayView heatmap;  // [..., H, W], or [..., D, H, W] for volumes
+    ArrayView out;      // of the shape of `result`
     Shape result;
     Normalization normalize;
+    int64_t spatial = 2;
+    Size size;
     double work = 0;
+
+    bool volumes() const { return spatial == 3; }
+    ArrayView maps() const { return as_maps(out, spatial); }
 };
 
-ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize);
+ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize, int64_t spatial = 2);
 
 // A colour map: 256 rows of red, green, blue.
 using Palette = const uint8_t (*)[3];

@@ -118,16 +118,17 @@ def cam(
     return bilinear(scores, size or scores.shape[-2:]), magnitude
 
 
-def bilinear(maps: Wide, size: tuple[int, int]) -> Wide:
-    """Half-pixel centres, edges clamped: a + w (b - a) along x, then along y; a weight of 0 leaves b out."""
-    for axis, extent in ((-1, size[1]), (-2, size[0])):
+def bilinear(maps: Wide, size: tuple[int, ...]) -> Wide:
+    """Half-pixel centres, edges clamped: a + w (b - a) along x, then along y; a weight of 0 leaves b out. Of signals
+    along x alone, of volumes along z at last."""
+    for axis, extent in zip((-1, -2, -3), reversed(size), strict=False):
         last = maps.shape[axis] - 1
         # Source positions (x + 1/2) * in / out - 1/2 as integers, in units of 1 / (2 out).
         unit = 2 * extent
         position = np.clip((2 * np.arange(extent) + 1) * (last + 1) - extent, 0, last * unit)
         low, weight = position // unit, (position % unit) / maps.dtype.type(unit)
         a, b = np.take(maps, low, axis), np.take(maps, np.minimum(low + 1, last), axis)
-        weight = weight if axis == -1 else weight[:, None]
+        weight = weight.reshape(-1, *(1,) * (-1 - axis))
         with np.errstate(invalid="ignore"):
             maps = np.where(weight == 0, a, a + weight * (b - a))
     return maps

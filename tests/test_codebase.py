@@ -14,6 +14,7 @@ import pytest
 
 import fusedcam
 import fusedcam.torch
+import fusedcam.torch.metrics
 import reference
 from fusedcam import _cpu
 
@@ -275,6 +276,11 @@ PUBLIC = {name: getattr(fusedcam, name) for name in fusedcam.__all__ if callable
 DOCUMENTED = {name: (function, function.__doc__) for name, function in PUBLIC.items() if name != "info"} | {
     "GradCAM": (fusedcam.torch.GradCAM, fusedcam.torch.GradCAM.__doc__),
     "GradCAM.__call__": (fusedcam.torch.GradCAM.__call__, fusedcam.torch.GradCAM.__call__.__doc__),
+}
+DOCUMENTED |= {
+    name: (function, function.__doc__)
+    for name, function in vars(fusedcam.torch.metrics).items()
+    if name in fusedcam.torch.metrics.__all__ and inspect.isfunction(function)
 }
 
 

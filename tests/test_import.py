@@ -16,6 +16,7 @@ import pytest
 
 import fusedcam
 import fusedcam.torch
+import fusedcam.torch.metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "PIL", "jax", "jaxlib", "tensorflow", "matplotlib", "cv2", "click", "rich", "scipy", "skimage")
@@ -73,7 +74,8 @@ def test_names():
         assert value is getattr(importlib.import_module(fusedcam._HOME[name], "fusedcam"), name)
         assert vars(fusedcam)[name] is value  # kept: the next access asks nobody
     assert "torch" not in fusedcam.__all__
-    for module in (fusedcam.functional, fusedcam.torch, importlib.import_module("fusedcam.torch.pretrained")):
+    modules = ("fusedcam.functional", "fusedcam.torch", "fusedcam.torch.metrics", "fusedcam.torch.pretrained")
+    for module in map(importlib.import_module, modules):
         assert all(hasattr(module, name) for name in module.__all__)
 
 
@@ -104,7 +106,9 @@ def test_unknown_name(name):
         exec(f"from fusedcam import {name}", {})
 
 
-@pytest.mark.parametrize("package", [fusedcam, fusedcam.torch], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [fusedcam, fusedcam.torch, fusedcam.torch.metrics], ids=lambda package: package.__name__
+)
 def test_no_submodule_has_a_public_name(package):
     """Importing the submodule would set the package's attribute of that name."""
     modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
@@ -144,7 +148,7 @@ def test_without_the_native_module(native, tmp_path):
         assert re.search(r"fusedcam's native module does not load \(.+\).*`pip install \.` in the source folder", error)
 
 
-@pytest.mark.parametrize("module", ["fusedcam.torch", "fusedcam.torch.pretrained"])
+@pytest.mark.parametrize("module", ["fusedcam.torch", "fusedcam.torch.metrics", "fusedcam.torch.pretrained"])
 def test_without_torch(module):
     printed = fresh(
         "import sys\nsys.modules['torch'] = None\n"

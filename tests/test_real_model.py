@@ -8,6 +8,7 @@ from PIL import Image
 
 import fusedcam
 from fusedcam.torch import GradCAM
+from fusedcam.torch.metrics import grid_pointing_game, mosaic, pointing_game
 from fusedcam.torch.pretrained import SIDE, Classifier, load
 
 TILES = {"Egyptian cat": "chelsea", "espresso": "coffee", "tripod": "camera", "moped": "stereo_motorcycle"}
@@ -53,16 +54,12 @@ def test_before_pooling_gradcam_is_cam(lite0, tiles, dtype):
 
 def test_mosaic_lights_the_named_quadrant(lite0, tiles):
     """Grid pointing game: in a 2x2 mosaic each class's positive mass and peak lie in its own photograph."""
-    cat, espresso, tripod, moped = tiles
-    mosaic = torch.cat([torch.cat([cat, espresso], 2), torch.cat([tripod, moped], 2)], 1)[None]
-    assert mosaic.shape == (1, 3, 2 * SIDE, 2 * SIDE)
     with GradCAM(lite0.model) as explain:
-        heat = explain(mosaic, targets=[[lite0.find(name) for name in TILES]], normalize="max")[0].numpy()
-    quadrants = heat.reshape(4, 2, SIDE, 2, SIDE).sum((2, 4)).reshape(4, 4)
-    shares = np.diag(quadrants) / quadrants.sum(1)
+        heat = explain(mosaic(tiles), targets=[[lite0.find(name) for name in TILES]], normalize="max")[0]
+    shares = grid_pointing_game(heat)
     assert shares.mean() > 0.7, shares
-    peaks = [np.unravel_index(one.argmax(), one.shape) for one in heat]
-    assert [2 * (y // SIDE) + x // SIDE for y, x in peaks] == [0, 1, 2, 3]
+    corners = torch.tensor([[0, 0], [SIDE, 0], [0, SIDE], [SIDE, SIDE]])
+    assert pointing_game(heat, torch.cat([corners, corners + SIDE], 1), tolerance=0).all()
 
 
 @pytest.mark.parametrize(

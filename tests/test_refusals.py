@@ -168,8 +168,9 @@ OPTIONS = {
     "spatial 2.0": option("spatial", 2.0, TypeError, "an int"),
     "spatial True": option("spatial", True, TypeError, "an int"),
     "spatial 2**70": option("spatial", 2**70, ValueError, "a smaller int"),
-    "spatial 3": shape(
-        lambda x: x.cam(x.a, x.g, spatial=3), "spatial is 3; accepted is 2, for maps of [height, width]"
+    "spatial 4": shape(
+        lambda x: x.cam(x.a, x.g, spatial=4),
+        "spatial is 4; accepted is 1 for signals [N, C, L], 2 for images and 3 for volumes [N, C, D, H, W]",
     ),
     "a long value with wide characters": Row(
         lambda x: x.cam(x.a, x.g, size="a" + "é" * 100),

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace fusedcam::bind {
 namespace {
@@ -130,24 +131,34 @@ int64_t Arguments::extent(int index, PyObject* value) const {
     return number;
 }
 
-std::optional<Size> Arguments::size(int index) const {
+std::optional<Extents> Arguments::extents(int index, const char* accepted) const {
     PyObject* value = get(index);
     if (!value) return std::nullopt;
-    if (PyTuple_Check(value)) {
-        if (PyTuple_GET_SIZE(value) != 2) refuse(index, "an int or (height, width)", false);
-        return Size{extent(index, PyTuple_GET_ITEM(value, 0)), extent(index, PyTuple_GET_ITEM(value, 1))};
+    Extents result;
+    const bool tuple = PyTuple_Check(value);
+    if (!tuple && !PyList_Check(value)) {
+        result.value[0] = extent(index, value);
+        return result;
     }
-    if (PyList_Check(value)) {
-        if (PyList_GET_SIZE(value) != 2) refuse(index, "an int or (height, width)", false);
-        // An item's __index__ may change the list, so both are held first.
-        const auto release = [](PyObject* item) { Py_DECREF(item); };
-        using Held = std::unique_ptr<PyObject, decltype(release)>;
-        const Held height(Py_NewRef(PyList_GET_ITEM(value, 0)), release),
-            width(Py_NewRef(PyList_GET_ITEM(value, 1)), release);
-        return Size{extent(index, height.get()), extent(index, width.get())};
-    }
-    const int64_t both = extent(index, value);
-    return Size{both, both};
+    const Py_ssize_t count = tuple ? PyTuple_GET_SIZE(value) : PyList_GET_SIZE(value);
+    if (count < 1 || count > 3) refuse(index, accepted, false);
+    // An item's __index__ may change the list, so all are held first.
+    const auto release = [](PyObject* item) { Py_DECREF(item); };
+    std::vector<std::unique_ptr<PyObject, decltype(release)>> items;
+    for (Py_ssize_t i = 0; i < count; ++i)
+        items.emplace_back(Py_NewRef(tuple ? PyTuple_GET_ITEM(value, i) : PyList_GET_ITEM(value, i)), release);
+    for (const auto& item : items) result.value[result.count++] = extent(index, item.get());
+    return result;
+}
+
+std::optional<Size> Arguments::size(int index, int64_t spatial) const {
+    const char* accepted = spatial == 1   ? "an int or (length,)"
+                           : spatial == 2 ? "an int or (height, width)"
+                                          : "an int or (depth, height, width)";
+    const std::optional<Extents> found = extents(index, accepted);
+    if (!found) return std::nullopt;
+    if (found->count && found->count != spatial) refuse(index, accepted, false);
+    return size_of(*found, spatial);
 }
 
 }  // namespace fusedcam::bind

@@ -38,6 +38,8 @@ class Arguments {
         return value == Py_None ? nullptr : value;
     }
 
+    bool given(int index) const { return raw(index) != nullptr; }
+
     // Of an argument that the signature says must be given.
     PyObject* required(int index) const { return raw(index); }
 
@@ -48,7 +50,9 @@ class Arguments {
     std::string_view string(int index, std::string_view fallback) const {
         return raw(index) ? read_string(index) : fallback;
     }
-    std::optional<Size> size(int index) const;
+    // One to three extents, or one int for all.
+    std::optional<Extents> extents(int index, const char* accepted) const;
+    std::optional<Size> size(int index, int64_t spatial = 2) const;
 
     // The position of a string among the accepted ones.
     template <size_t n>

@@ -4,7 +4,7 @@
 namespace fusedcam::bind::docs {
 
 inline constexpr char cam[] =
-    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', eps=0.0, weight_eps=0.0, out=None)
+    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', eps=0.0, weight_eps=0.0, tokens=None, out=None)
 --
 
 Class activation maps from a layer's activations and gradients, in one fused pass.
@@ -27,7 +27,8 @@ not rounded as the mean of their copies is.) Sums and differences of scores have
 3.4e38 they become infinite, and products below 1e-38 lose digits.
 
 Args:
-    activations: [N, C, H, W], or [C, H, W] without a batch; float32, float16, bfloat16 or float64.
+    activations: [N, C, H, W], or [C, H, W] without a batch; float32, float16, bfloat16 or float64. Signals [N, C, L],
+        volumes [N, C, D, H, W] and tokens [N, T, C] by `spatial` and `tokens`.
     gradients: of the score with respect to the activations: the same shape, or [N, K, C, H, W] ([K, C, H, W]) with K
         classes of each image. Same dtype, device and framework as activations.
     weights: instead of gradients, the channels' weights themselves (CAM, Zhou et al. 2016, with rows of the
@@ -36,23 +37,28 @@ Args:
     method: a key of `fusedcam.METHODS`, which gives each one's formula, paper and what it assumes. "smoothgradcam++"
         takes as gradients the means of their first three powers over noisy inputs, [3, N, (K,) C, H, W].
     size: None keeps the layer's resolution; an int or (height, width) in pixels resamples bilinearly, as
-        `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` does.
+        `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` does; (length,) of signals linearly,
+        (depth, height, width) of volumes trilinearly.
     relu: whether negative scores count as 0, before resampling.
     normalize: "minmax" brings each map to [0, 1], minimum exactly 0 and maximum exactly 1 on the returned grid (a map
         without range becomes zeros); "max" divides by the maximum (zeros if it is not positive); None gives raw scores.
     nan: "propagate" keeps NaN in its pixels of raw scores and fills that image's map once normalised; "zero" counts
         non-finite scores as 0; "raise" makes them a ValueError and leaves `out` untouched on
         the CPU; on CUDA it waits for the device, and `out` may have been written.
-    spatial: the number of spatial axes; 2.
+    spatial: the number of spatial axes: 1 for signals, 2, or 3 for volumes and video.
     layout: "first" for channels before the spatial axes, "last" for [N, H, W, C] (gradients [N, K, H, W, C]).
     eps: added to the range, or to the maximum, by which values are divided, as other packages do; then the maximum stays
         below 1.
     weight_eps: added to what the channels' weights are divided by, as other packages do: to 2 g^2 + sum(A) g^3 for
         "gradcam++" and "smoothgradcam++", to sum(A) for "xgradcam"; other methods divide by nothing.
+    tokens: of vision transformers, (height, width) of the grid that the last height * width of T tokens are, row by
+        row; those before them, such as class and register tokens, are left out. Activations are [N, T, C] and gradients
+        [N, T, C] or [N, K, T, C] then, read where they lie.
     out: an array of the result's shape, dtype, framework and device to write to and return.
 
 Returns:
-    float32 (float64 for float64) [N, H', W'], or [N, K, H', W'] with K; without N for an unbatched call.
+    float32 (float64 for float64) [N, H', W'], or [N, K, H', W'] with K; without N for an unbatched call. [N, L'] of
+    signals, [N, D', H', W'] of volumes.
 
 Raises:
     ValueError: a shape, size, option or memory layout that does not fit; a tensor that requires grad in grad mode.
@@ -68,7 +74,8 @@ Heatmaps resampled bilinearly onto another grid, with half-pixel centres and cla
 
 Args:
     heatmap: [..., H, W]; float32, float16, bfloat16 or float64; any framework and strides.
-    size: an int or (height, width) in pixels.
+    size: an int or (height, width) in pixels; (length,) resamples the last axis alone, linearly, and (depth, height,
+        width) volumes [..., D, H, W], trilinearly.
     normalize: as in `cam`, by the extremes of the resampled map; None leaves the values as they are.
     eps: as in `cam`.
     out: an array of the result's shape, dtype, framework and device to write to and return.

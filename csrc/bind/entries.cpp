@@ -87,7 +87,7 @@ void compute_then_copy(CamCall& call, const Borrowed& like, const ArrayView& out
     const Result maps(like, call.result, result_dtype(call.activations.dtype));
     call.out = maps.view();
     backend::run(call, like);
-    ResizeCall copy = plan_resize(maps.view(), {out.extent(-2), out.extent(-1)}, Normalize::none);
+    ResizeCall copy = plan_resize(maps.view(), call.size, Normalize::none, call.options.layout.spatial);
     copy.out = out;
     backend::run(copy, like);
 }
@@ -107,22 +107,28 @@ PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObjec
             layout,
             eps,
             weight_eps,
+            tokens,
             out
         };
         static const Signature signature("cam", 2, 1,
                                          {"activations", "gradients", "weights", "method", "size", "relu", "normalize",
-                                          "nan", "spatial", "layout", "eps", "weight_eps", "out"});
+                                          "nan", "spatial", "layout", "eps", "weight_eps", "tokens", "out"});
         constexpr std::array<std::string_view, 3> policies{"propagate", "zero", "raise"};
         constexpr std::array<std::string_view, 2> layouts{"first", "last"};
         const Arguments given(signature, values, positional, keywords);
         CamOptions options;
         options.method = given.string(method, options.method);
-        options.size = given.size(size);
+        options.layout.spatial = given.integer(spatial, options.layout.spatial);
+        options.layout.tokens = given.extents(tokens, "(height, width)");
+        if (options.layout.tokens && options.layout.tokens->count == 0) given.refuse(tokens, "(height, width)", true);
+        if (options.layout.tokens && given.given(layout))
+            refuse_value("cam: layout is given with tokens; accepted is one of them: tokens lie [N, T, C]");
+        check_layout("cam", options.layout);
+        options.size = given.size(size, options.layout.spatial);
         options.relu = given.boolean(relu, options.relu);
         options.normalize = {given.normalize(normalize, options.normalize.by), given.number(eps, 0)};
         options.nan = static_cast<NanPolicy>(given.choice(nan, 0, policies));
-        options.spatial = given.integer(spatial, options.spatial);
-        options.channels_last = given.choice(layout, 0, layouts) == 1;
+        options.layout.channels_last = given.choice(layout, 0, layouts) == 1;
         options.weight_eps = given.number(weight_eps, 0);
 
         const Borrowed activations("cam", "activations", given.required(activations_));
@@ -153,11 +159,12 @@ PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyOb
         enum { heatmap_, size, normalize, eps, out };
         static const Signature signature("resize", 2, 2, {"heatmap", "size", "normalize", "eps", "out"});
         const Arguments given(signature, values, positional, keywords);
-        const std::optional<Size> target = given.size(size);
+        const std::optional<Extents> target = given.extents(size, "an int or (height, width)");
         if (!target) given.refuse(size, "an int or (height, width)", true);
+        const int64_t spatial = target->count ? target->count : 2;
         const Normalization mode(given.normalize(normalize, Normalize::none), given.number(eps, 0));
         const Borrowed heatmap("resize", "heatmap", given.required(heatmap_));
-        ResizeCall call = plan_resize(heatmap.view(), *target, mode);
+        ResizeCall call = plan_resize(heatmap.view(), size_of(*target, spatial), mode, spatial);
         Destination destination("resize", given.get(out), heatmap, call.result, result_dtype(heatmap.view().dtype),
                                 {&heatmap.view()});
         call.out = destination.view();

@@ -5,7 +5,7 @@
 
 #include "../check.hpp"
 #include "channel_reader.hpp"
-#include "resample.hpp"
+#include "volume.hpp"
 
 namespace fusedcam::cpu {
 namespace {
@@ -18,12 +18,13 @@ class Cam {
         : call_(call),
           classes_(call.gradients.extent(1)),
           channels_(call.activations.extent(1)),
-          pixels_(call.activations.extent(2) * call.activations.extent(3)),
+          pixels_(call.activations.extent(2) * call.activations.extent(3) * call.activations.extent(4)),
           block_(channel_block(channels_)),
           blocks_(channels_ <= block_ ? 1 : (channels_ + block_ - 1) / block_),
           group_(classes_ <= 1 ? 1 : std::clamp<int64_t>(65536 / pixels_, 1, classes_)),
           groups_(group_ == classes_ ? 1 : (classes_ + group_ - 1) / group_),
-          grid_({call.activations.extent(2), call.activations.extent(3)}, {call.out.extent(-2), call.out.extent(-1)}),
+          grid_(size_of_channels(call.activations), call.size),
+          out_(call.maps()),
           reader_(call),
           // The rows of several classes' channels stay in cache from one class to the next.
           together_(reader_.in_place() && group_ == 1 ? block_ : tile_channels),
@@ -86,11 +87,15 @@ class Cam {
             return;
         }
         for (int64_t k = 0; k < item.classes; ++k) {
+            if (call_.volumes()) {
+                draw_volume(item, k, sums, true);
+                continue;
+            }
             const Resampled<T> resampled(grid_, finish(k, sums), wide);
             const Rescale<T> rescale = resampled.rescale(call_.options.normalize);
             parallel_ranges(grid_.y.out, [&](int64_t begin, int64_t end) {
                 Workspace rows(Workspace::bytes<T>(grid_.row_size()));
-                write_rows(resampled, rescale, call_.out, call_.out.offset(item.map + k, 2), begin, end,
+                write_rows(resampled, rescale, out_, out_.offset(item.map + k, 2), begin, end,
                            rows.take<T>(grid_.row_size()));
             });
         }
@@ -98,11 +103,11 @@ class Cam {
 
     // The partial maps of channel block b, for each class of the item, into its place in sums [blocks, group, H * W].
     [[gnu::noinline]] void add_block(const Item& item, int64_t b, T* sums, const Scratch& scratch) const {
-        const int64_t image = call_.activations.offset(item.image, 3), over_channels = call_.activations.strides[1];
+        const int64_t image = call_.activations.offset(item.image, 4), over_channels = call_.activations.strides[1];
         const int64_t begin = b * block_, end = std::min(channels_, begin + block_);
         T* partial = sums + b * group_ * pixels_;
         const auto gradients = [&](int64_t k, int64_t c) {
-            return call_.gradients.offset(item.map + k, 3) + c * call_.gradients.strides[2];
+            return call_.gradients.offset(item.map + k, 4) + c * call_.gradients.strides[2];
         };
         if (reader_.folds() && (item.classes == 1 || !Rule::weights)) {
             for (int64_t k = 0; k < item.classes; ++k)
@@ -146,9 +151,14 @@ class Cam {
     }
 
     [[gnu::noinline]] void draw(const Item& item, int64_t k, T* sums, T* wide, T* row) {
+        if (call_.volumes()) return draw_volume(item, k, sums, false);
         const Resampled<T> resampled(grid_, finish(k, sums), wide);
-        write_rows(resampled, resampled.rescale(call_.options.normalize), call_.out, call_.out.offset(item.map + k, 2),
-                   0, grid_.y.out, row);
+        write_rows(resampled, resampled.rescale(call_.options.normalize), out_, out_.offset(item.map + k, 2), 0,
+                   grid_.y.out, row);
+    }
+    [[gnu::noinline]] void draw_volume(const Item& item, int64_t k, T* sums, bool parallel) {
+        const Volume<T> volume(grid_, finish(k, sums), parallel);
+        volume.write(volume.rescale(call_.options.normalize), out_, out_.offset(item.map + k, 3));
     }
 
     size_t draw_bytes() const { return Workspace::bytes<T>(grid_.wide_size()) + Workspace::bytes<T>(grid_.row_size()); }
@@ -161,6 +171,7 @@ class Cam {
     const CamCall& call_;
     const int64_t classes_, channels_, pixels_, block_, blocks_, group_, groups_;
     const Grid<T> grid_;
+    const ArrayView out_;  // [..., (D',) H', W']
     const ChannelReader<Rule, T> reader_;
     const int64_t together_;  // channels weighed at once
     const int64_t sums_size_;

@@ -23,8 +23,8 @@ class ChannelReader {
         : call_(call),
           activations_(call.activations),
           gradients_(call.gradients),
-          pixels_(call.activations.extent(2) * call.activations.extent(3)),
-          constant_(Rule::averages && no_step(3) && no_step(4)),
+          pixels_(call.activations.extent(2) * call.activations.extent(3) * call.activations.extent(4)),
+          constant_(Rule::averages && no_step(3) && no_step(4) && no_step(5)),
           in_place_(activations_.in_place() && (constant_ || gradients_.in_place())),
           direct_(gradients_.in_place() && (!Rule::reads_activations || activations_.in_place())) {}
 

@@ -85,7 +85,8 @@ class Axis {
 
 template <class T>
 struct Grid {
-    Grid(Size from, Size to) : y(from.height, to.height), x(from.width, to.width) {}
+    Grid(const Size& from, const Size& to)
+        : z(from.depth, to.depth), y(from.height, to.height), x(from.width, to.width) {}
 
     // Elements of the buffer that `Resampled` widens a map into: its rows, and their values at the edges of cells.
     int64_t wide_size() const { return x.identity ? 0 : y.in * (x.out + edge_columns()) + padding; }
@@ -94,7 +95,7 @@ struct Grid {
     // Elements of the buffer that `row` may write.
     int64_t row_size() const { return x.out; }
 
-    Axis<T> y, x;
+    Axis<T> z, y, x;
 };
 
 template <class T>

@@ -1,6 +1,6 @@
-// Reads [C, H, W] of any element type and strides as dense rows, one a channel: where they lie and of their own type,
-// or through a small buffer of T. The kernels see rows only, so their arithmetic and its order are the same for every
-// layout.
+// Reads [C, D, H, W] of any element type and strides as dense rows, one a channel: where they lie and of their own
+// type, or through a small buffer of T. The kernels see rows only, so their arithmetic and its order are the same for
+// every layout.
 #pragma once
 
 #include <algorithm>
@@ -17,14 +17,17 @@ class TileReader {
   public:
     static constexpr int64_t buffer_size = tile_channels * tile_pixels;
 
-    // array [..., C, H, W], of float64 if T is double
+    // array [..., C, D, H, W], of float64 if T is double
     explicit TileReader(const ArrayView& array)
         : array_(array),
           width_(array.extent(-1)),
-          over_channels_(array.stride(-3)),
+          height_(array.extent(-2)),
+          over_channels_(array.stride(-4)),
+          over_depth_(array.extent(-3) == 1 ? 0 : array.stride(-3)),
           over_height_(array.stride(-2)),
           over_width_(array.stride(-1)),
-          in_place_((width_ == 1 || over_width_ == 1) && (array.extent(-2) == 1 || over_height_ == width_)) {}
+          in_place_((width_ == 1 || over_width_ == 1) && (height_ == 1 || over_height_ == width_) &&
+                    (array.extent(-3) == 1 || over_depth_ == height_ * width_)) {}
 
     // Whether rows are read where they lie; if not, `load` needs a buffer of buffer_size and takes at most
     // tile_channels.
@@ -64,9 +67,10 @@ class TileReader {
     [[gnu::noinline]] void gather(int64_t first, int64_t count, int64_t begin, int64_t length, T* buffer) const {
         const int64_t over_channels = over_channels_, over_width = over_width_;
         for (int64_t done = 0; done < length;) {
-            const int64_t h = (begin + done) / width_, w = (begin + done) % width_;
+            const int64_t line = (begin + done) / width_, w = (begin + done) % width_;
+            const int64_t z = over_depth_ ? line / height_ : 0, y = over_depth_ ? line - z * height_ : line;
             const int64_t run = std::min(length - done, width_ - w);
-            const Element* from = array_.at<Element>(first + h * over_height_ + w * over_width);
+            const Element* from = array_.at<Element>(first + z * over_depth_ + y * over_height_ + w * over_width);
             T* to = buffer + done;
             if (over_width == 1) {
                 for (int64_t c = 0; c < count; ++c)
@@ -82,7 +86,7 @@ class TileReader {
     }
 
     const ArrayView& array_;
-    const int64_t width_, over_channels_, over_height_, over_width_;
+    const int64_t width_, height_, over_channels_, over_depth_, over_height_, over_width_;
     const bool in_place_;
 };
 

@@ -5,6 +5,7 @@
 #include "../check.hpp"
 #include "cam.cuh"
 #include "drawing.hpp"
+#include "volumes.hpp"
 
 namespace fusedcam::cuda {
 namespace {
@@ -40,7 +41,7 @@ auto pick_element(DType dtype) {
 }
 template <class Kernel, class T>
 auto pick(const CamCall& call) {
-    const bool quads = call.activations.extent(2) * call.activations.extent(3) % 4 == 0;
+    const bool quads = call.activations.extent(2) * call.activations.extent(3) * call.activations.extent(4) % 4 == 0;
     return quads ? pick_element<Kernel, T, 4>(call.activations.dtype)
                  : pick_element<Kernel, T, 1>(call.activations.dtype);
 }
@@ -51,20 +52,20 @@ class Cam {
     // `start` is the workspace; null to find out how much of it there has to be.
     Cam(const CamCall& call, const Device& device, void* start)
         : call_(call), device_(device), maps_(call.activations.extent(0) * call.gradients.extent(1)) {
-        finish_.frame = {call.activations.extent(2), call.activations.extent(3), call.result[-2], call.result[-1]};
+        finish_.frame = {call.activations.extent(3), call.activations.extent(4), call.size.height, call.size.width};
         finish_.nan = call.options.nan;
         finish_.relu = call.options.relu;
         finish_.normalize = call.options.normalize;
         Pieces pieces(start);
         finish_.not_finite = call.options.nan == NanPolicy::raise ? pieces.take<int>(1) : nullptr;
-        if (!plan_cluster()) plan_passes(pieces);
+        if (call.volumes() || !plan_cluster()) plan_passes(pieces);
         bytes_ = pieces.bytes();
     }
 
     int64_t bytes() const { return bytes_; }
 
     void run(const Queue& queue) {
-        output_ = output_of<T>(call_.out);
+        output_ = output_of<T>(call_.maps());
         if (cluster_)
             run_cluster(queue);
         else
@@ -107,7 +108,13 @@ class Cam {
     void plan_passes(Pieces& pieces) {
         const int64_t busy = 4 * device_.multiprocessors;
         plan_ = plan_fold(call_, rule(), std::max<int64_t>(1, busy / maps_), room(), most_room(12 * 1024));
-        drawing_ = plan_drawing<T>(finish_.frame, finish_.normalize, maps_, device_);
+        const Size own = size_of_channels(call_.activations);
+        if (call_.volumes()) {
+            volumes_ = plan_volumes(own, call_.size, finish_.normalize, maps_, device_);
+            drawing_.range_tiles = drawing_.tiles = 1;
+        } else {
+            drawing_ = plan_drawing<T>(finish_.frame, finish_.normalize, maps_, device_);
+        }
         Carve carve(nullptr);
         FoldSpace<T>(carve, plan_);
         shared_memory_ = carve.bytes();
@@ -118,7 +125,10 @@ class Cam {
         sums_ = pieces.take<T>(together_ * sums);
         if (drawing_.staged) return;
         small_ = pieces.take<T>(together_ * plan_.pixels);
-        if (needs_ranges<T>(drawing_)) ranges_ = pieces.take<Extremes<T>>(together_ * drawing_.range_tiles);
+        if (call_.volumes())
+            ranges_ = pieces.take<Extremes<T>>(range_count<T>(volumes_, together_));
+        else if (needs_ranges<T>(drawing_))
+            ranges_ = pieces.take<Extremes<T>>(together_ * drawing_.range_tiles);
     }
 
     void run_cluster(const Queue& queue) {
@@ -142,9 +152,12 @@ class Cam {
         launch(cam_finish<T>, device_, queue, {blocks}, plan_, finish_, sums_, small_, count);
         Shape shape;
         shape.append(count);
+        if (call_.volumes()) shape.append(volumes_.depth);
         shape.append(finish_.frame.height);
         shape.append(finish_.frame.width);
         const ArrayView small = dense_view(small_, shape, sizeof(T) == 8 ? DType::float64 : DType::float32);
+        if (call_.volumes())
+            return draw_volumes<T>(volumes_, small, 0, output_.view, first, count, ranges_, device_, queue);
         draw_view<T>(small, 0, count, drawing_, ranges_, device_, queue, [&](const Drawing& drawing, const Grid& grid) {
             launch(resize_maps<T>, device_, queue, grid, drawing, small, int64_t{0}, output_, first);
         });
@@ -156,6 +169,7 @@ class Cam {
     FoldPlan plan_{};
     Finish finish_{};
     Drawing drawing_{};
+    VolumeDrawing volumes_{};
     Output output_{};
     int cluster_ = 0;
     int64_t shared_memory_ = 0, together_ = 0, bytes_ = 0;

@@ -129,12 +129,9 @@ __device__ T sample(const Map& map, const Tap<T>& y, const Tap<T>& x) {
     return lerp(low, lerp(map(y.high, x.low), map(y.high, x.high), x.weight), y.weight);
 }
 
-// The extremes of one resampled map over the edge rows [begin, end), in every thread. Has a barrier.
-template <class T, class Map>
-__device__ Extremes<T> find_extremes(const Map& map, const Canvas<T>& canvas, int64_t begin, int64_t end) {
-    Extremes<T> range;
-    for (Walk at(canvas.edge_columns.count()); at.row() < end - begin; at.next())
-        range.add(sample(map, canvas.edge_rows[begin + at.row()], canvas.edge_columns[at.column()]));
+// Those of all the block's threads, in every thread. Has a barrier; `scratch` has room for one a warp.
+template <class T>
+__device__ Extremes<T> block_extremes(Extremes<T> range, Extremes<T>* scratch) {
 #pragma unroll
     for (int lanes = warp / 2; lanes > 0; lanes /= 2) {
         Extremes<T> other;
@@ -142,10 +139,19 @@ __device__ Extremes<T> find_extremes(const Map& map, const Canvas<T>& canvas, in
         other.high = shuffle_xor(range.high, lanes);
         range.add(other);
     }
-    if (thread() % warp == 0) canvas.scratch[thread() / warp] = range;
+    if (thread() % warp == 0) scratch[thread() / warp] = range;
     block_barrier();
-    for (int i = 0; i < threads / warp; ++i) range.add(canvas.scratch[i]);
+    for (int i = 0; i < threads / warp; ++i) range.add(scratch[i]);
     return range;
+}
+
+// The extremes of one resampled map over the edge rows [begin, end), in every thread. Has a barrier.
+template <class T, class Map>
+__device__ Extremes<T> find_extremes(const Map& map, const Canvas<T>& canvas, int64_t begin, int64_t end) {
+    Extremes<T> range;
+    for (Walk at(canvas.edge_columns.count()); at.row() < end - begin; at.next())
+        range.add(sample(map, canvas.edge_rows[begin + at.row()], canvas.edge_columns[at.column()]));
+    return block_extremes(range, canvas.scratch);
 }
 
 // The small map's rows under the output rows [begin, end), widened; a barrier has to follow.

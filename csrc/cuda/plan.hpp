@@ -26,8 +26,9 @@ enum class Copy : uint8_t { linear, by_pixel, by_channel };
 struct Source {
     const std::byte* data = nullptr;
     int64_t image = 0, map = 0, channel = 0, row = 0, column = 0;
-    int64_t moment = 0;  // to the next array of as many as the rule has moments
-    int pixels = 1;      // of a channel, in a tile; one where the gradients are constant
+    int64_t slice = 0, height = 0;  // of a volume whose slices lie not where its rows go on; 0 where they do
+    int64_t moment = 0;             // to the next array of as many as the rule has moments
+    int pixels = 1;                 // of a channel, in a tile; one where the gradients are constant
     int64_t tile_bytes = 0;
     Copy copy = Copy::by_pixel;
     bool flat = false;    // a pixel's offset is its number times `column`
@@ -39,10 +40,10 @@ struct Source {
 // blocks the map. A part is an aligned power of two of blocks and so a node of that tree: the bits are the same however
 // many parts there are, and however few channels a tile has.
 struct FoldPlan {
-    int64_t channels, width, pixels;
-    int64_t units;   // pixels, or quads of them where their number is a multiple of four
-    int64_t groups;  // threads that share one unit's channels
-    int64_t block;   // channels of a block
+    int64_t channels, width, pixels;  // pixels of a volume: all slices'
+    int64_t units;                    // pixels, or quads of them where their number is a multiple of four
+    int64_t groups;                   // threads that share one unit's channels
+    int64_t block;                    // channels of a block
     int64_t blocks;
     int64_t run;    // blocks of a part
     int64_t parts;  // parts of an image
@@ -61,6 +62,13 @@ struct FoldPlan {
     FUSEDCAM_HD int64_t weights() const { return tile ? tile : part_channels(); }
 };
 
+// Where a row of pixels begins.
+FUSEDCAM_HD int64_t row_offset(const Source& source, int64_t row) {
+    if (!source.slice) return row * source.row;
+    const int64_t slice = row / source.height;
+    return slice * source.slice + (row - slice * source.height) * source.row;
+}
+
 inline Source plan_source(const ArrayView& view, int first, const FoldPlan& plan, int pixels) {
     const int64_t size = item_size(view.dtype), tile_size = plan.tile * pixels * size;
     Source source;
@@ -68,14 +76,22 @@ inline Source plan_source(const ArrayView& view, int first, const FoldPlan& plan
     source.image = view.stride(0);
     source.map = first == 2 ? view.stride(1) : 0;
     source.channel = view.stride(first);
-    source.row = view.stride(first + 1);
-    source.column = view.stride(first + 2);
+    source.row = view.stride(first + 2);
+    source.column = view.stride(first + 3);
     source.pixels = pixels;
     source.tile_bytes = (tile_size + 15) / 16 * 16;
-    const bool one_row = pixels == 1 || view.extent(first + 1) == 1;
-    const bool dense_rows =
-        (pixels == 1 || plan.width == 1 || source.column == 1) && (one_row || source.row == plan.width);
-    source.flat = one_row || source.row == plan.width * source.column;
+    const int64_t depth = view.extent(first + 1), height = view.extent(first + 2);
+    if (pixels != 1 && depth > 1) {
+        if (height == 1) source.row = view.stride(first + 1);
+        if (height > 1 && view.stride(first + 1) != height * source.row) {
+            source.slice = view.stride(first + 1);
+            source.height = height;
+        }
+    }
+    const bool one_row = pixels == 1 || depth * height == 1;
+    const bool dense_rows = (pixels == 1 || plan.width == 1 || source.column == 1) &&
+                            (one_row || (source.row == plan.width && !source.slice));
+    source.flat = one_row || (source.row == plan.width * source.column && !source.slice);
     // Whether the start of every image and map lies at a multiple of so many bytes.
     const auto aligned = [&](int64_t bytes) {
         bool all = reinterpret_cast<uintptr_t>(view.data) % static_cast<size_t>(bytes) == 0;
@@ -100,8 +116,8 @@ inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t 
     const auto up = [](int64_t value, int64_t step) { return (value + step - 1) / step * step; };
     FoldPlan plan{};
     plan.channels = a.extent(1);
-    plan.width = a.extent(3);
-    plan.pixels = a.extent(2) * a.extent(3);
+    plan.width = a.extent(4);
+    plan.pixels = a.extent(2) * a.extent(3) * a.extent(4);
     plan.classes = g.extent(1);
     plan.rule = rule;
     plan.units = plan.pixels % 4 == 0 ? plan.pixels / 4 : plan.pixels;
@@ -116,7 +132,7 @@ inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t 
     const auto still = [&](int axis) { return g.extent(axis) == 1 || g.stride(axis) == 0; };
     rules::with(rule, [&](auto chosen) {
         plan.moments = chosen.moments;
-        plan.constant = chosen.averages && still(3) && still(4);
+        plan.constant = chosen.averages && still(3) && still(4) && still(5);
     });
     plan.eps = call.options.weight_eps;
     if (plan.pixels <= staged_pixels) {

@@ -29,7 +29,7 @@ __device__ void copy_tile(const Source& source, const Element* from, unsigned ch
                        inner = i - outer * (by_channel ? channels : pixels);
         const unsigned channel = by_channel ? inner : outer, pixel = by_channel ? outer : inner;
         const unsigned row = pixel / width, column = pixel - row * width;
-        const Element* element = from + channel * source.channel + row * source.row + column * source.column;
+        const Element* element = from + channel * source.channel + row_offset(source, row) + column * source.column;
         if constexpr (sizeof(Element) >= 4)
             copy_async<sizeof(Element)>(tile + channel * pixels + pixel, element);
         else

@@ -116,7 +116,7 @@ class Pixels {
             offset_[i] = pixel * source.column;
             if (source.flat) continue;  // spares the division
             const int64_t row = pixel / plan.width;
-            offset_[i] = row * source.row + (pixel - row * plan.width) * source.column;
+            offset_[i] = row_offset(source, row) + (pixel - row * plan.width) * source.column;
         }
     }
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = TypeVar("Array")
-Size = int | tuple[int, int] | list[int]
+Size = int | tuple[int, ...] | list[int]
 
 __version__: str
 
@@ -26,6 +26,7 @@ def cam(
     layout: str = "first",
     eps: float = 0.0,
     weight_eps: float = 0.0,
+    tokens: tuple[int, ...] | list[int] | None = None,
     out: Array | None = None,
 ) -> Array: ...
 def resize(

@@ -13,7 +13,7 @@ from ._frameworks import from_numpy
 __all__ = ["cam", "colorize", "eigencam", "overlay", "resize"]
 
 Array = TypeVar("Array")
-Size = int | tuple[int, int] | list[int]
+Size = int | tuple[int, ...] | list[int]
 
 cam = _native.cam
 resize = _native.resize

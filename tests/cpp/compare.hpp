@@ -49,8 +49,8 @@ inline void compare(const Array& out, int64_t map_index, const Map& raw, Normali
 // Every map of a call of cam by the formula. `second` holds gradients [N, K, C, H, W] or weights [N, K, C].
 inline void compare_cam(const CamCall& call, const Array& activations, const Array& second, bool by_weights,
                         const Array& out) {
-    const int64_t N = call.activations.extent(0), C = call.activations.extent(1), H = call.activations.extent(2),
-                  W = call.activations.extent(3), K = call.gradients.extent(1);
+    const int64_t N = call.activations.extent(0), C = call.activations.extent(1), H = call.activations.extent(3),
+                  W = call.activations.extent(4), K = call.gradients.extent(1);
     const Size size = call.options.size.value_or(Size{H, W});
     for (int64_t n = 0; n < N; ++n)
         for (int64_t k = 0; k < K; ++k) {

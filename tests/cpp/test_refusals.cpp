@@ -38,8 +38,8 @@ TEST_CASE(cam_refuses_what_does_not_fit) {
     options.method = "gradcamm";
     CHECK(refused(a.view(), a.view(), CamSource::gradients, "accepted: 'gradcam'", options));
     options = {};
-    options.spatial = 3;
-    CHECK(refused(a.view(), a.view(), CamSource::gradients, "spatial is 3", options));
+    options.layout.spatial = 4;
+    CHECK(refused(a.view(), a.view(), CamSource::gradients, "spatial is 4", options));
     for (const Size size : {Size{0, 4}, Size{4, -1}, Size{int64_t{1} << 31, 4}, Size{INT64_MAX, INT64_MAX}}) {
         options = {};
         options.size = size;

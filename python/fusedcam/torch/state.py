@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from .outputs import are_probabilities
 
-__all__ = ["evaluating", "explain_failure", "unchanged_buffers", "warn_of_probabilities", "warn_of_training"]
+__all__ = [
+    "evaluating",
+    "explain_failure",
+    "unchanged_buffers",
+    "warn",
+    "warn_of_probabilities",
+    "warn_of_training",
+]
 
 _lock = threading.RLock()
 """Two threads that switch one model's flags at a time would each restore what the other has set."""
@@ -83,7 +90,7 @@ def _restore(buffers: Snapshot) -> None:
             buffer.copy_(before)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
     """At the line that called this package."""
     level, frame = 1, sys._getframe()
     while (outer := frame.f_back) and str(frame.f_globals.get("__name__")).startswith("fusedcam."):
@@ -95,7 +102,7 @@ def warn_of_training(model: nn.Module) -> bool:
     """Warn, and say that one did, if `model` is in training mode."""
     if not any(module.training for module in model.modules()):
         return False
-    _warn(
+    warn(
         "the model is in training mode: batch statistics mix the scores of a batch's images and dropout is at work; "
         "call model.eval() or pass eval=True to explain it as it predicts"
     )
@@ -107,7 +114,7 @@ def warn_of_probabilities(output: object) -> None:
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2 or not output.is_floating_point():
         return
     if len(output) and are_probabilities(output):
-        _warn(
+        warn(
             "the rows of the model's output sum to 1, as a softmax's do; Grad-CAM differentiates the score before the "
             "softmax, whose gradient vanishes where the model is sure"
         )
