@@ -160,5 +160,5 @@ def finished(scores: Tensor, finish: Finish) -> Tensor:
     """Scores [..., H, W], or of another rank, as `fusedcam.cam` goes on from them."""
     one, spatial = scores.new_ones((1, 1)), finish.spatial
     flat = scores.reshape(-1, 1, *scores.shape[-spatial:])
-    maps: Tensor = cam(flat, weights=one.expand(len(flat), 1), **finish._asdict())
+    maps: Tensor = cam(flat, weights=one, **finish._asdict())
     return maps.reshape(*scores.shape[:-spatial], *maps.shape[1:])

@@ -52,5 +52,5 @@ def fused(maps: Sequence[Tensor], fuse: Fuse, finish: "Finish") -> Tensor:
 def _drawn(maps: Tensor, spatial: int, **options: Any) -> Tensor:
     """Maps [..., *S] as `cam` resamples and normalises scores."""
     flat = maps.reshape(-1, 1, *maps.shape[-spatial:])  # each a layer of one channel, whose weight is 1
-    heat: Tensor = cam(flat, weights=flat.new_ones((1, 1)).expand(len(flat), 1), relu=False, spatial=spatial, **options)
+    heat: Tensor = cam(flat, weights=flat.new_ones((1, 1)), relu=False, spatial=spatial, **options)
     return heat.reshape(*maps.shape[:-spatial], *heat.shape[1:])

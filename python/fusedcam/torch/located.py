@@ -66,29 +66,30 @@ class Located:
                 raise ValueError(f"target_layer has layer {self.name_of(layer)} twice; accepted is each once")
         return layers
 
-    def _find(self, target_layer: Any) -> nn.Module:
-        """The layer meant by itself or by its dotted name."""
-        if isinstance(target_layer, nn.Module):
-            if target_layer not in self._names:
-                raise ValueError(f"target_layer is a {type(target_layer).__name__} that is not part of the model")
-            return target_layer
-        if not isinstance(target_layer, str):
+    def _find(self, meant: Any, argument: str = "target_layer") -> nn.Module:
+        """The layer meant by itself or by its dotted name; refusals name the argument that it came as."""
+        if isinstance(meant, nn.Module):
+            if meant not in self._names:
+                raise ValueError(f"{argument} is a {type(meant).__name__} that is not part of the model")
+            return meant
+        if not isinstance(meant, str):
+            more = ", a list of them, or None for the last with a spatial map" if argument == "target_layer" else ""
             raise TypeError(
-                f"target_layer is of type {type(target_layer).__name__}; accepted is a module of the model, its dotted "
-                "name, a list of them, or None for the last with a spatial map"
+                f"{argument} is of type {type(meant).__name__}; accepted is a module of the model, its dotted "
+                f"name{more}"
             )
         try:
-            layer = self.model.get_submodule(target_layer)
+            layer = self.model.get_submodule(meant)
         except RuntimeError:  # a ScriptModule has none
             raise RuntimeError(
-                "target_layer: the model was scripted before, so that no layer of it can be watched; explain what it "
+                f"{argument}: the model was scripted before, so that no layer of it can be watched; explain what it "
                 "was made of"
             ) from None
         except AttributeError:
-            close = difflib.get_close_matches(target_layer, self._names.values())
+            close = difflib.get_close_matches(meant, self._names.values())
             hint = f"; close: {', '.join(close)}" if close else ""
-            raise ValueError(f"target_layer: the model has no module {target_layer!r}{hint}") from None
-        self._names.setdefault(layer, target_layer)
+            raise ValueError(f"{argument}: the model has no module {meant!r}{hint}") from None
+        self._names.setdefault(layer, meant)
         return layer
 
     def _may_be_shared(self) -> bool:
