@@ -32,7 +32,11 @@ class Plan:
     def __str__(self) -> str:
         again = f"; ran again because {', then because '.join(self.reruns)}" if self.reruns else ""
         name = self.layer or "the model itself"
-        return f"{name}, call {self.call + 1} of {self.calls}, {list(self.shape)}; recorded {self.recording}{again}"
+        form = f"{list(self.shape)}"
+        if self.tokens:
+            before = f" after {self.skipped} skipped" if self.skipped else ""
+            form += f", tokens on a grid of {self.tokens[0]} x {self.tokens[1]}{before}"
+        return f"{name}, call {self.call + 1} of {self.calls}, {form}; recorded {self.recording}{again}"
 
 
 class Captured(NamedTuple):
