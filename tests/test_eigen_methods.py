@@ -8,7 +8,7 @@ from torch import nn
 import fusedcam
 from capture_models import CLASSES, Net, plain_gradients, unchanged
 from fusedcam.torch import FEM, EigenCAM, EigenGradCAM, SegEigenCAM
-from fusedcam.torch.smoothing import WEIGHTED, eigen_smoothed
+from fusedcam.torch.eigen_smoothing import WEIGHTED, eigen_smoothed
 from projections import assert_principal, fem
 from reference import bilinear, normalize
 

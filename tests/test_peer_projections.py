@@ -8,8 +8,8 @@ import torch
 
 import fusedcam
 from fusedcam.torch import FEM, KPCACAM, DeepFeatureFactorization, EigenCAM, EigenGradCAM, SegEigenCAM
+from fusedcam.torch.eigen_smoothing import eigen_smoothed
 from fusedcam.torch.pretrained import load
-from fusedcam.torch.smoothing import eigen_smoothed
 from peer_models import Residual, pytorch_grad_cam
 from test_real_model import TILES, photo
 

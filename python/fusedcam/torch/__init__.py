@@ -7,7 +7,15 @@ try:
     from .eigen import EigenCAM, EigenGradCAM, SegEigenCAM
     from .explainer import Explainer
     from .fem import FEM
+    from .finer import FinerCAM, FinerScore
+    from .fullgrad import FullGrad, FullGradients
+    from .guided import Deconvnet, GuidedBackprop, GuidedGradCAM
+    from .legrad import LeGrad
     from .methods import EXPLAINERS
+    from .refine import RefineCAM
+    from .sess import SESS
+    from .shapley import ShapleyCAM
+    from .smoothing import Moments, Smoothed, noisy_moments
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
@@ -24,6 +32,20 @@ __all__ = [
     "Factorization",
     "Plan",
     "SegEigenCAM",
+    "SESS",
+    "Deconvnet",
+    "FinerCAM",
+    "FinerScore",
+    "FullGrad",
+    "FullGradients",
+    "GuidedBackprop",
+    "GuidedGradCAM",
+    "LeGrad",
+    "Moments",
+    "RefineCAM",
+    "ShapleyCAM",
+    "Smoothed",
+    "noisy_moments",
     *EXPLAINERS,
 ]
 

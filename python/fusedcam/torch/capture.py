@@ -192,6 +192,8 @@ class Capture(Located):
         """Of each score with respect to each layer; None where the graph does not lead there."""
         if len(graphs) == 1:
             return [self.differentiate(score, output, *graphs[0])]
+        if self.differentiate is not _gradients:
+            raise ValueError("target_layer has several layers; this method takes one")
         return _gradients_at(score, output, [edge for _, edge in graphs])
 
     def _reacts(

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..functional import cam
 from .capture import Capture, without_autocast_cache
 from .explainer import Explainer, Finish, Run
+from .finishing import finished
 from .forms import Form
 from .fused import fused
 from .located import shapes_of
@@ -154,11 +154,3 @@ def on_plane(scores: Callable[..., Tensor], *maps: Tensor, **options: Any) -> Te
         return scores(*maps, **options)
     flat = scores(*(one.flatten(-len(space)).unsqueeze(-2) for one in maps), **options)
     return flat.reshape(*flat.shape[:-2], *space)
-
-
-def finished(scores: Tensor, finish: Finish) -> Tensor:
-    """Scores [..., H, W], or of another rank, as `fusedcam.cam` goes on from them."""
-    one, spatial = scores.new_ones((1, 1)), finish.spatial
-    flat = scores.reshape(-1, 1, *scores.shape[-spatial:])
-    maps: Tensor = cam(flat, weights=one, **finish._asdict())
-    return maps.reshape(*scores.shape[:-spatial], *maps.shape[1:])

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from .forms import IMAGES, Form
 
-__all__ = ["are_probabilities", "describe", "detached", "find_map", "normal", "replaced", "shares_memory", "tensors"]
+__all__ = [
+    "are_probabilities",
+    "describe",
+    "detached",
+    "find_map",
+    "normal",
+    "rebuilt",
+    "replaced",
+    "shares_memory",
+    "tensors",
+]
 
 
 def find_map(output: Any, n: int, form: Form = IMAGES, *, tokens: bool = True) -> Tensor | None:
@@ -34,12 +44,12 @@ def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
                 return new.as_strided(tensor.shape, tensor.stride(), offset)
         return tensor
 
-    return _rebuilt(output, change)
+    return rebuilt(output, change)
 
 
 def detached(output: Any) -> Any:
     """`output` without the graph behind its tensors."""
-    return _rebuilt(output, lambda tensor: tensor.detach())
+    return rebuilt(output, lambda tensor: tensor.detach())
 
 
 def normal(value: Any) -> Any:
@@ -91,24 +101,24 @@ def _shares_memory(first: Tensor, second: Tensor) -> bool:
         return False
 
 
-def _rebuilt(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def rebuilt(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A container of the same type in which `change` was applied to every tensor; other objects as they are."""
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, list | tuple):
-        items = [_rebuilt(item, change) for item in output]
+        items = [rebuilt(item, change) for item in output]
         if isinstance(output, list) or not hasattr(output, "_fields"):
             return type(output)(items)
         return type(output)(*items)  # a named tuple
     if isinstance(output, MutableMapping):
         result = copy.copy(output)  # keeps what a subclass carries beside its items
         for key, item in output.items():
-            result[key] = _rebuilt(item, change)
+            result[key] = rebuilt(item, change)
         return result
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         record = copy.copy(output)
         for field in dataclasses.fields(output):
             # Past the setter, which a frozen class refuses.
-            object.__setattr__(record, field.name, _rebuilt(getattr(output, field.name), change))
+            object.__setattr__(record, field.name, rebuilt(getattr(output, field.name), change))
         return record
     return output

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from ..functional import cam
 from ..methods import METHODS
 from .capture import Captured
+from .eigen_smoothing import WEIGHTED, eigen_smoothed
 from .explainer import Explainer, Finish
 from .forms import Layout
 from .forward import finished, on_plane
 from .fused import Fuse
 from .located import LayersMeant
-from .smoothing import WEIGHTED, eigen_smoothed
 
 __all__ = ["RuleExplainer"]
 

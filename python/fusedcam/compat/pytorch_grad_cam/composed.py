@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from ...torch.fullgrad import folded_bias
 from ...torch.trail import Trail
 from .. import native, pgc_maps
 from ..capturing import predicting
@@ -155,23 +156,15 @@ class FullGrad(BaseCAM):
         with torch.no_grad():
             maps = [pgc_maps.scaled((x * found[0]).abs().flatten(0, 1), size).reshape(x.shape)]
             for layer, gradient in zip(edges, found[1:], strict=True):
-                maps.append(_summed((_bias(layer)[:, None, None] * gradient).abs(), size)[:, None])
+                bias = folded_bias(layer)
+                assert bias is not None
+                maps.append(_summed((bias[:, None, None] * gradient).abs(), size)[:, None])
             if not eigen_smooth:
                 return pgc_maps.scaled(torch.cat(maps, 1).sum(1), None)  # type: ignore[no-any-return]
             small = (size[0] // 8, size[1] // 8)
             each = torch.cat(maps, 1)
             coarse = pgc_maps.scaled(each.flatten(0, 1), small).reshape(*each.shape[:2], *small)
             return pgc_maps.scaled(pgc_maps.scaled(projected(coarse), size), None)  # type: ignore[no-any-return]
-
-
-def _bias(layer: Any) -> Tensor:
-    """A convolution's, or what a batch normalisation adds."""
-    bias: Tensor = layer.bias
-    if isinstance(layer, nn.BatchNorm2d):
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        return bias - layer.running_mean * layer.weight / torch.sqrt(layer.running_var + layer.eps)
-    return bias
 
 
 def _summed(channels: Tensor, size: tuple[int, int]) -> Tensor:

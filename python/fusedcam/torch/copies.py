@@ -1,0 +1,72 @@
+"""Many changed copies of a batch as one batch: the model's arguments and the targets for it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .outputs import rebuilt, tensors
+from .targets import class_indices
+
+__all__ = ["noisy", "repeated", "repeated_targets"]
+
+
+def repeated(value: Any, n: int, times: int) -> Any:
+    """A tensor with N rows, `times` over; anything else as it is."""
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == n:
+        return value.repeat(times, *(1,) * (value.ndim - 1))
+    return value
+
+
+def repeated_targets(targets: Any, n: int, times: int) -> Any:
+    """What `targets` means for N images, for `times` copies of them; None has to be made classes first."""
+    if callable(targets):
+        return _OfEachCopy(targets, n)
+    if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):
+        return [*targets] * times
+    indices = class_indices(targets, n)
+    return indices.repeat(times, *(1,) * (indices.ndim - 1))
+
+
+class _OfEachCopy:
+    """A callable from an output for N images, for that of many copies of them."""
+
+    def __init__(self, target: Callable[[Any], Tensor], n: int):
+        self.target, self.n = target, n
+
+    def __call__(self, output: Any) -> Tensor:
+        if not self.n:
+            return self.target(output)
+        images = _images(output)
+        if not images or images % self.n:
+            raise ValueError(
+                f"targets: a callable needs an output with a row for each of the copies of {self.n} images, "
+                f"the model returned {images} rows"
+            )
+        parts = [self.target(_rows(output, start, start + self.n, images)) for start in range(0, images, self.n)]
+        for part in parts:
+            if not isinstance(part, Tensor):
+                raise TypeError(f"targets: a callable returned {type(part).__name__}; accepted is a tensor")
+        return torch.cat(parts)
+
+
+def _images(output: Any) -> int:
+    """How many items a list has, one an image, as detection models return it; else how many rows a tensor."""
+    if isinstance(output, list) and not all(isinstance(one, Tensor) for one in output):
+        return len(output)
+    return next((one.shape[0] for one in tensors(output) if one.ndim), 0)
+
+
+def _rows(output: Any, start: int, stop: int, images: int) -> Any:
+    """Those of an output that belong to some of the images."""
+    if isinstance(output, list) and not all(isinstance(one, Tensor) for one in output):
+        return output[start:stop]
+    return rebuilt(output, lambda one: one[start:stop] if one.ndim and one.shape[0] == images else one)
+
+
+def noisy(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """x with normal noise, of a deviation of `std` times the range of each image's values."""
+    span = x.flatten(1).amax(1) - x.flatten(1).amin(1)
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + noise * (std * span).reshape(-1, *(1,) * (x.ndim - 1))
