@@ -164,7 +164,7 @@ PRODUCTS = {
 
 
 def test_every_method_can_be_smoothed():
-    assert PRODUCTS.keys() == WEIGHTED.keys() >= fusedcam.METHODS.keys()
+    assert PRODUCTS.keys() == WEIGHTED.keys() == fusedcam.METHODS.keys() - {"smoothgradcam++"}  # which has moments
 
 
 @CENTER
@@ -224,7 +224,7 @@ def test_eigen_smoothed_refuses():
 def test_the_products_add_up_to_the_methods_own_map(net, x):
     """Where fusedcam.cam has the method too."""
     activations, gradients = plain_gradients(net, net.last, x, of_all)
-    for method in fusedcam.METHODS:
+    for method in WEIGHTED:
         total = WEIGHTED[method](activations[:, None], gradients).sum(2)
         wanted = fusedcam.cam(activations, gradients, method=method, relu=False, normalize=None)
         torch.testing.assert_close(total, wanted, rtol=1e-4, atol=1e-6)
