@@ -165,7 +165,7 @@ def test_what_does_not_fit(x):
     with pytest.raises(TypeError, match=r"classifier is a Conv2d; accepted"):
         CAM(plain, "features", "features.0")
     with pytest.raises(
-        TypeError, match="classifier is of type int; accepted is a module of the model, its dotted name$"
+        TypeError, match=r"classifier is of type int; accepted is a module of the model, its dotted name$"
     ):
         CAM(plain, "features", 3)
     with pytest.raises(ValueError, match="classifier: the model has no module 'f'"):
@@ -173,7 +173,7 @@ def test_what_does_not_fit(x):
     with pytest.raises(ValueError, match="target_layer has several layers, of which one alone"):
         CAM(plain, ["features", "features.0"])
     for model in (Plain(tail=lambda scores: scores * 2), Plain(tail=lambda scores: scores.sigmoid())):
-        with pytest.raises(ValueError, match="is not what other, fc makes|is not what fc, other makes"):
+        with pytest.raises(ValueError, match="is not what fc, other makes"):
             CAM(model.eval(), "features")(x)
     with pytest.raises(ValueError, match="CAM needs a global average pool"):
         CAM(ViT().eval(), "blocks.1")(torch.rand(2, 3, 16, 16))
