@@ -1,4 +1,5 @@
-"""What fusedcam replaces in torch-cam: weighted sums, Grad-CAM whole, the normalisation, the fusion, the overlay.
+"""What fusedcam replaces in torch-cam: Grad-CAM, XGrad-CAM and LayerCAM whole, weighted sums, the normalisation, the
+fusion, the overlay. Its Grad-CAM++ and Smooth Grad-CAM++ are not those of the papers; their weights stay its own.
 
 Its extractors keep capturing by themselves: the user runs the model, so that there is nothing to spare.
 """
@@ -18,6 +19,14 @@ from .replacing import Replacement
 __all__ = ["replacements"]
 
 EPS = 1e-8
+
+# What each class's weights and their sum are in `cam`.
+RULES: dict[str, dict[str, Any]] = {
+    "GradCAM": {"method": "gradcam"},
+    "GradCAMpp": {"method": "gradcam++", "weight_eps": EPS},  # with fix_known_defects
+    "XGradCAM": {"method": "xgradcam", "weight_eps": EPS},
+    "LayerCAM": {"method": "layercam"},
+}
 
 
 def replacements(options: Options) -> list[Replacement]:
@@ -48,14 +57,16 @@ def _compute_cams(original: Any) -> Any:
             return original(self, class_idx, scores, normalized, targets=targets, **kwargs)  # type: ignore[no-any-return]
         if targets is not None:
             kwargs["targets"] = targets
-        if _is_grad_cam(self):
-            self._backprop(scores, class_idx, **kwargs)  # which leaves the gradients to be pooled
+        rule = None if "eps" in kwargs else _rule_of(self)
+        if rule and all(_mappable(activations) for activations in self.hook_a):
+            self._backprop(scores, class_idx, **kwargs)  # which leaves the gradients
             seconds = self.hook_g
         else:
+            rule = None
             seconds = self._get_weights(class_idx, scores, **kwargs)
         with torch.no_grad():
             return [
-                _map(self, activations, second, normalized)
+                _map(self, activations, second, rule, normalized)
                 for activations, second in zip(self.hook_a, seconds, strict=True)
             ]
 
@@ -64,56 +75,55 @@ def _compute_cams(original: Any) -> Any:
 
 def _is_theirs(self: Any, name: str) -> bool:
     """Whether the code that an extractor has by that name stands in a file of torch-cam's, or here."""
-    owner = next(one for one in type(self).__mro__ if name in vars(one))
+    owner = _owner(self, name)
     function = getattr(vars(owner)[name], "__func__", vars(owner)[name])
     file = getattr(getattr(function, "__code__", None), "co_filename", "")
     own = owner.__module__.startswith("torchcam.") and name not in vars(self)
     return own and file in (__file__, getattr(sys.modules.get(owner.__module__), "__file__", ""), *_DECORATED)
 
 
+def _owner(self: Any, name: str) -> Any:
+    return next(one for one in type(self).__mro__ if name in vars(one))
+
+
 # torch.no_grad() has wrapped what it decorates in functions of this file.
 _DECORATED = (torch.no_grad()(lambda: None).__code__.co_filename,)
 
 
-def _is_grad_cam(self: Any) -> bool:
-    from torchcam.methods import gradient
+def _rule_of(self: Any) -> dict[str, Any] | None:
+    """The rule of an extractor none of whose steps is anyone else's; None otherwise."""
+    owner = _owner(self, "_get_weights")
+    rule = RULES.get(owner.__name__)
+    if rule is None or not (_is_theirs(self, "_get_weights") and _is_theirs(self, "_backprop")):
+        return None
+    own = vars(owner)["_get_weights"].__code__.co_filename == __file__
+    return rule if own or owner.__name__ != "GradCAMpp" else None
 
-    own = type(self)._get_weights is gradient.GradCAM._get_weights
-    return own and _is_theirs(self, "_get_weights") and _is_theirs(self, "_backprop")
 
-
-def _map(self: Any, activations: Tensor, second: Tensor, normalized: bool) -> Tensor:
-    """One layer's map [N, *S] from gradients [N, C, *S] to be pooled, or from weights [N, C], or [N, C, *S]."""
-    pooled = second.shape == activations.shape and _is_grad_cam(self)
-    if not _fits(activations, second, pooled):
-        if pooled:
-            second = second.flatten(2).mean(-1)
-        return _theirs(self, activations, second, normalized)
-    flat = activations.reshape(*activations.shape[:2], -1, activations.shape[-1])
-    given = {"gradients": second.reshape(flat.shape)} if pooled else {"weights": second}
+def _map(self: Any, activations: Tensor, second: Tensor, rule: dict[str, Any] | None, normalized: bool) -> Tensor:
+    """One layer's map [N, *S] by a rule from gradients [N, C, *S], or from weights [N, C] or [N, C, *S]."""
+    if rule is None and not _weighable(activations, second):
+        return _summed(self, second[(..., *(None,) * (activations.ndim - second.ndim))] * activations, normalized)
+    given = {"weights": second} if rule is None else {"gradients": second, **rule}
     # Over a volume, too, the map is normalised as a whole.
     mode = {"normalize": "minmax", "eps": EPS} if normalized else {"normalize": None}
-    result: Tensor = native.cam(flat, **given, relu=self._relu, **mode)
+    result: Tensor = native.heat(activations, **given, relu=self._relu, **mode)
     if bool(result.isnan().any()):  # theirs leaves out the terms that are NaN
-        return _theirs(self, activations, second.flatten(2).mean(-1) if pooled else second, normalized)
-    return result.reshape(activations.shape[0], *activations.shape[2:]).to(activations.dtype)
+        return _summed(self, native.products(activations, **given), normalized).to(activations.dtype)
+    return result.to(activations.dtype)
 
 
-def _fits(activations: Tensor, second: Tensor, pooled: bool) -> bool:
-    shape = activations.shape if pooled else activations.shape[:2]
-    return (
-        activations.ndim in (3, 4, 5)
-        and activations.is_floating_point()
-        and activations.dtype == second.dtype
-        and second.shape == shape
-        and activations.numel() > 0
-    )
+def _mappable(activations: Tensor) -> bool:
+    return activations.ndim in (3, 4, 5) and activations.is_floating_point() and activations.numel() > 0
 
 
-def _theirs(self: Any, activations: Tensor, weights: Tensor, normalized: bool) -> Tensor:
-    """ReLU(sum_c w_c A_c) without the terms that are NaN, by PyTorch."""
-    weights = weights[(..., *(None,) * (activations.ndim - weights.ndim))]
-    cam = torch.nansum(weights * activations, dim=1)
+def _weighable(activations: Tensor, weights: Tensor) -> bool:
+    return _mappable(activations) and weights.shape == activations.shape[:2] and weights.dtype == activations.dtype
+
+
+def _summed(self: Any, terms: Tensor, normalized: bool) -> Tensor:
+    """The map of the channels' terms [N, C, *S] without those that are NaN."""
+    cam = torch.nansum(terms, dim=1)
     if self._relu:
         cam.relu_()
     if not normalized:

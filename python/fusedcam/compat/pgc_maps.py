@@ -4,8 +4,8 @@ Per layer: ReLU, min-max with 1e-7 added to the range, bilinear resampling; the 
 tensors of any device in and out; what has no kernel of ours is PyTorch's on the same device.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,89 +19,64 @@ __all__ = [
     "finished",
     "finished_volumes",
     "first_component",
-    "plus_plus_weights",
+    "products",
     "scaled",
     "small_map",
     "weighted",
-    "x_weights",
 ]
 
 EPS = 1e-7
 
-Raw = Callable[[Tensor, Tensor], Tensor]
+
+class Method(NamedTuple):
+    """One of pytorch-grad-cam's gradient methods, and what `cam` computes it by."""
+
+    module: str
+    """Where in pytorch_grad_cam its class, of the name in METHODS, is."""
+    rule: str
+    """`method` in `cam`."""
+    weight_eps: float = 0
+    """What the package adds to the divisor. Grad-CAM++'s is most of it at the size of real gradients."""
 
 
-def weighted(activations: Tensor, weights: Tensor) -> Tensor:
-    """sum_c w_c A_c: activations [N, C, H, W] and weights [N, C] -> [N, H, W]."""
-    raw: Tensor = native.cam(activations, weights=weights, normalize=None, relu=False)
-    return raw
-
-
-def _gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    raw: Tensor = native.cam(activations, gradients, normalize=None, relu=False)
-    return raw
-
-
-def _hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
-    return (gradients * activations).sum(1)
-
-
-def _elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
-    return (gradients * activations).clamp_(min=0).sum(1)
-
-
-def _layercam(activations: Tensor, gradients: Tensor) -> Tensor:
-    return (gradients.clamp(min=0) * activations).sum(1)
-
-
-def x_weights(activations: Tensor, gradients: Tensor) -> Tensor:
-    """XGrad-CAM's [N, C]."""
-    axes = tuple(range(2, activations.ndim))
-    return (gradients * activations / (activations.sum(axes, keepdim=True) + 1e-7)).sum(axes)
-
-
-def plus_plus_weights(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM++'s [N, C], with an eps of 1e-6, which at the size of real gradients is most of the denominator."""
-    axes = tuple(range(2, activations.ndim))
-    square = gradients * gradients
-    alpha = square / (2 * square + activations.sum(axes, keepdim=True) * (square * gradients) + 1e-6)
-    return (gradients.clamp(min=0) * torch.where(gradients != 0, alpha, 0)).sum(axes)
-
-
-def _xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    return weighted(activations, x_weights(activations, gradients))
-
-
-def _gradcam_plusplus(activations: Tensor, gradients: Tensor) -> Tensor:
-    return weighted(activations, plus_plus_weights(activations, gradients))
-
-
-# By the names of its classes; activations and gradients [N, C, H, W] -> the raw map [N, H, W].
-METHODS: dict[str, Raw] = {
-    "GradCAM": _gradcam,
-    "GradCAMPlusPlus": _gradcam_plusplus,
-    "XGradCAM": _xgradcam,
-    "HiResCAM": _hirescam,
-    "GradCAMElementWise": _elementwise,
-    "LayerCAM": _layercam,
+METHODS: dict[str, Method] = {
+    "GradCAM": Method("grad_cam", "gradcam"),
+    "GradCAMPlusPlus": Method("grad_cam_plusplus", "gradcam++", 1e-6),
+    "XGradCAM": Method("xgrad_cam", "xgradcam", 1e-7),
+    "HiResCAM": Method("hirescam", "hirescam"),
+    "GradCAMElementWise": Method("grad_cam_elementwise", "gradcam_elementwise"),
+    "LayerCAM": Method("layer_cam", "layercam"),
 }
 
 
 def small_map(method: str, activations: Tensor, gradients: Tensor) -> Tensor:
     """Activations and gradients [N, C, *S] -> the layer's map after the ReLU [N, *S], normalised where S is 2-D."""
-    if activations.dtype in (torch.float16, torch.bfloat16) and method != "GradCAM":
-        activations, gradients = activations.float(), gradients.float()
-    if activations.ndim == 4 and method == "GradCAM":  # in one call
-        whole: Tensor = native.cam(activations, gradients, normalize="minmax", eps=EPS)
-        return whole
-    raw = METHODS[method](_flat(activations), _flat(gradients))
-    raw = raw.reshape(activations.shape[0], *activations.shape[2:]).clamp_(min=0)
-    return scaled(raw, None) if raw.ndim == 3 else raw
+    mode = {"normalize": "minmax", "eps": EPS} if activations.ndim == 4 else {"normalize": None}
+    result: Tensor = native.heat(activations, _seen(method, gradients), **_rule(method), **mode)
+    return result
 
 
-def _flat(array: Tensor) -> Tensor:
-    """Volumes [N, C, D, H, W] as maps [N, C, D * H, W], which pool and add up alike."""
-    return array.flatten(2, 3) if array.ndim == 5 else array
+def products(method: str, activations: Tensor, gradients: Tensor) -> Tensor:
+    """[N, C, *S], whose sum over the channels is the map before the ReLU."""
+    result: Tensor = native.products(activations, _seen(method, gradients), **_rule(method))
+    return result
+
+
+def _rule(method: str) -> dict[str, Any]:
+    return {"method": METHODS[method].rule, "weight_eps": METHODS[method].weight_eps}
+
+
+def _seen(method: str, gradients: Tensor) -> Tensor:
+    """What a gradient of -infinity counts as: NaN in the package's Grad-CAM++, whose rule takes positive ones alone."""
+    if method != "GradCAMPlusPlus":
+        return gradients
+    return gradients.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=torch.nan)
+
+
+def weighted(activations: Tensor, weights: Tensor) -> Tensor:
+    """sum_c w_c A_c: activations [N, C, *S] and weights [N, C] -> [N, *S]."""
+    raw: Tensor = native.heat(activations, weights=weights, normalize=None, relu=False)
+    return raw
 
 
 def scaled(maps: Any, size: tuple[int, int] | None) -> Any:

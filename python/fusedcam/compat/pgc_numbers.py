@@ -115,9 +115,8 @@ def get_cam_image_from(original: Any) -> Any:
             self = _Given(weights_given)
             return original(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth)
         common = np.result_type(values, weights)
-        flat = values.reshape(*values.shape[:2], -1, values.shape[-1]).astype(common, copy=False)
-        raw = native.cam(flat, weights=weights.astype(common, copy=False), normalize=None, relu=False)
-        return raw.reshape(values.shape[0], *values.shape[2:]).astype(common, copy=False)
+        values, weights = (one.astype(common, copy=False) for one in (values, weights))
+        return native.heat(values, weights=weights, normalize=None, relu=False).astype(common, copy=False)
 
     return get_cam_image
 
@@ -141,17 +140,6 @@ def _weighable(activations: Any, weights: Any) -> bool:
     )
 
 
-# Where each method's arithmetic is defined.
-_HOMES = {
-    "GradCAM": "grad_cam",
-    "GradCAMPlusPlus": "grad_cam_plusplus",
-    "XGradCAM": "xgrad_cam",
-    "HiResCAM": "hirescam",
-    "GradCAMElementWise": "grad_cam_elementwise",
-    "LayerCAM": "layer_cam",
-}
-
-
 def method_of(cam: Any) -> str | None:
     """The name in pgc_maps.METHODS of a CAM none of whose steps is anyone else's; None otherwise."""
     import pytorch_grad_cam
@@ -163,8 +151,8 @@ def method_of(cam: Any) -> str | None:
     if any(owner is not base for owner in others):
         return None
     owner = weights if image is base else image
-    home = _HOMES.get(owner.__name__)
-    return owner.__name__ if home and owner.__module__ == f"pytorch_grad_cam.{home}" else None
+    method = pgc_maps.METHODS.get(owner.__name__)
+    return owner.__name__ if method and owner.__module__ == f"pytorch_grad_cam.{method.module}" else None
 
 
 def steps_are_theirs(cam: Any) -> bool:
@@ -212,7 +200,8 @@ def compute_cam_per_layer_from(original: Any) -> Any:
 def fits(pair: tuple[Any, Any]) -> bool:
     """Whether these are the activations and gradients of a layer of maps."""
     tensors = all(isinstance(one, torch.Tensor) and one.ndim == 4 and one.is_floating_point() for one in pair)
-    return bool(tensors and pair[0].shape == pair[1].shape and 0 not in pair[0].shape[1:])
+    alike = tensors and pair[0].shape == pair[1].shape and pair[0].dtype == pair[1].dtype
+    return bool(alike and 0 not in pair[0].shape[1:])
 
 
 def to_numpy(result: torch.Tensor) -> np.ndarray:

@@ -1,56 +1,31 @@
 """eigen_smooth: a method's weighted activations projected on their first principal component, in place of their sum."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..functional import cam
 from .eigen import projected
 from .explainer import Finish
 from .forward import finished
 
-__all__ = ["WEIGHTED", "eigen_smoothed"]
+__all__ = ["eigen_smoothed"]
 
 _PIXELS = (-2, -1)
 
 
-def _gradcam(a: Tensor, g: Tensor) -> Tensor:
-    return g.mean(_PIXELS, keepdim=True) * a
-
-
-def _gradcam_plusplus(a: Tensor, g: Tensor) -> Tensor:
-    terms = torch.where(g > 0, g / (2 + g * a.sum(_PIXELS, keepdim=True)), 0)
-    return torch.where(g.isnan(), torch.nan, terms).sum(_PIXELS, keepdim=True) * a
-
-
-def _xgradcam(a: Tensor, g: Tensor) -> Tensor:
-    total = a.sum(_PIXELS, keepdim=True)
-    weights = (g * a).sum(_PIXELS, keepdim=True) / total
-    return torch.where(total == 0, 0, weights) * a
-
-
-def _hirescam(a: Tensor, g: Tensor) -> Tensor:
-    return g * a
-
-
-def _layercam(a: Tensor, g: Tensor) -> Tensor:
-    return g.relu() * a
-
-
-def _gradcam_elementwise(a: Tensor, g: Tensor) -> Tensor:
-    return (g * a).relu()
-
-
-WEIGHTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "gradcam": _gradcam,
-    "gradcam++": _gradcam_plusplus,
-    "xgradcam": _xgradcam,
-    "hirescam": _hirescam,
-    "layercam": _layercam,
-    "gradcam_elementwise": _gradcam_elementwise,
-}
-"""What each method adds up over the channels: activations and gradients [..., C, H, W] to products of that shape."""
+def _products(activations: Tensor, gradients: Tensor, method: str) -> Tensor:
+    """What the method adds up over the channels, [N, C, H, W]: the maps of one channel each."""
+    n, c, *grid = activations.shape
+    products: Tensor = cam(
+        activations.reshape(n * c, 1, *grid),
+        gradients.reshape(n * c, 1, *grid),
+        method=method,
+        relu=False,
+        normalize=None,
+    )
+    return products.reshape(n, c, *grid)
 
 
 def eigen_smoothed(
@@ -73,7 +48,7 @@ def eigen_smoothed(
     Args:
         activations: [N, C, H, W], a tensor of floats.
         gradients: of the same shape, or [N, K, C, H, W] with K classes of each image.
-        method: a key of `WEIGHTED`.
+        method: a key of `fusedcam.METHODS`, but for those of moments.
         center: subtract each channel's mean over the pixels first, as pytorch-grad-cam does.
         size, relu, normalize: as in `fusedcam.cam`.
         nan: as in `fusedcam.eigencam`, of the weighted activations.
@@ -84,8 +59,6 @@ def eigen_smoothed(
     Raises:
         ValueError: no such method; gradients of another shape.
     """
-    if method not in WEIGHTED:
-        raise ValueError(f"method is {method!r}; accepted are {', '.join(map(repr, WEIGHTED))}")
     several = gradients.ndim == activations.ndim + 1
     if activations.ndim != 4 or (gradients[:, 0] if several else gradients).shape != activations.shape:
         raise ValueError(
@@ -95,7 +68,7 @@ def eigen_smoothed(
     with torch.no_grad():
         wide = activations.double()
         classes = gradients.unbind(1) if several else [gradients]
-        scores = [_smoothed(WEIGHTED[method](wide, one.double()), center, nan) for one in classes]
+        scores = [_smoothed(_products(wide, one.double(), method), center, nan) for one in classes]
         both = torch.stack(scores, 1) if several else scores[0]
         return finished(
             both.to(torch.promote_types(activations.dtype, torch.float32)), Finish(size, relu, normalize, nan)

@@ -44,8 +44,6 @@ class BaseCAM:
         device: None for maps as NumPy arrays; "keep" for tensors on the model's device.
     """
 
-    arithmetic: ClassVar[str] = ""
-    """The method's name in pgc_maps.METHODS, where it is one of those."""
     uses_gradients: ClassVar[bool] = True
     smooths: ClassVar[bool] = True
     """Whether `eigen_smooth` makes a difference."""
@@ -178,8 +176,6 @@ class BaseCAM:
         return self.reshape_transform(tensor) if self.reshape_transform and tensor.numel() else tensor
 
     def _small(self, run: Run, eigen_smooth: bool) -> Tensor:
-        if self.arithmetic and not eigen_smooth:
-            return pgc_maps.small_map(self.arithmetic, run.activations, run.gradients)
         raw = projected(self.products(run)) if eigen_smooth and self.smooths else self.raw_map(run)
         raw = raw.clamp(min=0)
         return pgc_maps.scaled(raw, None) if raw.ndim == 3 else raw

@@ -110,9 +110,7 @@ class ShapleyCAM(BaseCAM):
         return run.gradients.mean(tuple(range(2, run.gradients.ndim)))
 
     def raw_map(self, run: Run) -> Tensor:
-        flat = run.activations.reshape(*run.activations.shape[:2], -1, run.activations.shape[-1])
-        raw = pgc_maps.weighted(flat, self.weights(run))
-        return raw.reshape(run.activations.shape[0], *run.activations.shape[2:])
+        return pgc_maps.weighted(run.activations, self.weights(run))
 
 
 class FullGrad(BaseCAM):

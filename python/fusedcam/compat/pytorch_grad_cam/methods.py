@@ -29,62 +29,59 @@ __all__ = [
 ]
 
 
-def _spatial(array: Tensor) -> tuple[int, ...]:
-    return tuple(range(2, array.ndim))
+class _Ruled(BaseCAM):
+    """Methods that are rules of `cam`'s."""
+
+    method: ClassVar[str]
+    """In pgc_maps.METHODS."""
+
+    def products(self, run: Run) -> Tensor:
+        if type(self).weights is not BaseCAM.weights:
+            return super().products(run)
+        return pgc_maps.products(self.method, run.activations, run.gradients)
+
+    def _small(self, run: Run, eigen_smooth: bool) -> Tensor:
+        cls = type(self)
+        steps = (cls.weights, cls.products, cls.raw_map)
+        if eigen_smooth or steps != (BaseCAM.weights, _Ruled.products, BaseCAM.raw_map):
+            return super()._small(run, eigen_smooth)
+        return pgc_maps.small_map(self.method, run.activations, run.gradients)
 
 
-class GradCAM(BaseCAM):
+class GradCAM(_Ruled):
     """w_c = mean of the gradient (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391)."""
 
-    arithmetic = "GradCAM"
-
-    def weights(self, run: Run) -> Tensor:
-        return run.gradients.mean(_spatial(run.gradients))
+    method = "GradCAM"
 
 
-class GradCAMPlusPlus(BaseCAM):
+class GradCAMPlusPlus(_Ruled):
     """w_c = sum relu(g) g^2 / (2 g^2 + sum(A) g^3 + 1e-6) (Chattopadhay et al. 2018, https://arxiv.org/abs/1710.11063)."""
 
-    arithmetic = "GradCAMPlusPlus"
-
-    def weights(self, run: Run) -> Tensor:
-        return pgc_maps.plus_plus_weights(run.activations, run.gradients)
+    method = "GradCAMPlusPlus"
 
 
-class XGradCAM(BaseCAM):
+class XGradCAM(_Ruled):
     """w_c = sum(g A) / (sum(A) + 1e-7) (Fu et al. 2020, https://arxiv.org/abs/2008.02312)."""
 
-    arithmetic = "XGradCAM"
-
-    def weights(self, run: Run) -> Tensor:
-        return pgc_maps.x_weights(run.activations, run.gradients)
+    method = "XGradCAM"
 
 
-class HiResCAM(BaseCAM):
+class HiResCAM(_Ruled):
     """sum_c g A (Draelos and Carin 2020, https://arxiv.org/abs/2011.08891)."""
 
-    arithmetic = "HiResCAM"
-
-    def products(self, run: Run) -> Tensor:
-        return run.gradients * run.activations
+    method = "HiResCAM"
 
 
-class GradCAMElementWise(BaseCAM):
+class GradCAMElementWise(_Ruled):
     """sum_c relu(g A)."""
 
-    arithmetic = "GradCAMElementWise"
-
-    def products(self, run: Run) -> Tensor:
-        return (run.gradients * run.activations).clamp_(min=0)
+    method = "GradCAMElementWise"
 
 
-class LayerCAM(BaseCAM):
+class LayerCAM(_Ruled):
     """sum_c relu(g) A (Jiang et al. 2021, https://ieeexplore.ieee.org/document/9462463)."""
 
-    arithmetic = "LayerCAM"
-
-    def products(self, run: Run) -> Tensor:
-        return run.gradients.clamp(min=0) * run.activations
+    method = "LayerCAM"
 
 
 class EigenCAM(BaseCAM):
@@ -181,7 +178,7 @@ class FEM(BaseCAM):
         self.k = k
 
     def weights(self, run: Run) -> Tensor:
-        axes = _spatial(run.activations)
+        axes = tuple(range(2, run.activations.ndim))
         deviation, mean = torch.std_mean(run.activations, axes, correction=0, keepdim=True)
         return (run.activations > mean + self.k * deviation).to(run.activations.dtype).mean(axes)
 
