@@ -1,14 +1,14 @@
 """RuleExplainer: what the methods that are rules have in common, the native call and its options."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ..functional import cam
 from ..methods import METHODS
 from .capture import Captured
-from .eigen_smoothing import WEIGHTED, eigen_smoothed
+from .eigen_smoothing import eigen_smoothed
 from .explainer import Explainer, Finish
 from .forms import Layout
 from .forward import finished, on_plane
@@ -33,6 +33,9 @@ class RuleExplainer(Explainer):
     Raises:
         ValueError, TypeError: as `Explainer`; an option that the method does not have.
     """
+
+    sums_products: ClassVar[bool] = True
+    """Whether what is added up over the channels is known of each alone, as `eigen_smooth` needs it."""
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class RuleExplainer(Explainer):
             )
         if not isinstance(eigen_smooth, bool):
             raise TypeError(f"eigen_smooth is {eigen_smooth!r}; accepted: True, False")
-        if eigen_smooth and self.method not in WEIGHTED:
+        if eigen_smooth and not self.sums_products:
             raise ValueError(f"eigen_smooth is True, which {type(self).__name__} does not have; accepted is False")
         if eigen_smooth and weight_eps:
             raise ValueError(f"eigen_smooth is True and weight_eps {weight_eps}; accepted with it is 0")

@@ -35,6 +35,7 @@ class SmoothGradCAMPlusPlus(RuleExplainer):
     """
 
     method = "smoothgradcam++"
+    sums_products = False
 
     def __init__(
         self,
