@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from capture_models import CLASSES, CONTAINERS, Net, Shared, unchanged
-from fusedcam.torch import CAM, GradCAM
+from fusedcam.torch import CAM, GradCAM, classifier
 from reference import bilinear
 from spatial_models import Convolutions, ViT, Windows, normalized
 
@@ -131,10 +131,11 @@ def test_channels_last(x):
     np.testing.assert_allclose(raw, maps(seen[0], model.head.weight)[:, 1], rtol=0, atol=1e-5)
 
 
-def test_it_verifies_once_and_for_every_layer(x):
+def test_it_verifies_once(monkeypatch, x):
     model = Plain().eval()
     explain = CAM(model)
     explain(x)
+    monkeypatch.setattr(classifier, "_is_output", lambda *parts: 1 / 0)
     with torch.no_grad():
         model.fc.weight.add_(1)  # another classifier is read anew
     raw = explain(x, targets=0, **RAW)
@@ -173,8 +174,13 @@ def test_what_does_not_fit(x):
     with pytest.raises(ValueError, match="target_layer has several layers, of which one alone"):
         CAM(plain, ["features", "features.0"])
     for model in (Plain(tail=lambda scores: scores * 2), Plain(tail=lambda scores: scores.sigmoid())):
-        with pytest.raises(ValueError, match="is not what fc, other makes"):
+        with pytest.raises(ValueError, match="is not what fc or other makes"):
             CAM(model.eval(), "features")(x)
+    with pytest.raises(ValueError, match="is not what 3 makes"):  # one class, whose softmax tells nothing
+        single = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 1), nn.Softmax(1)
+        )
+        CAM(single.eval(), "0")(x)
     with pytest.raises(ValueError, match="CAM needs a global average pool"):
         CAM(ViT().eval(), "blocks.1")(torch.rand(2, 3, 16, 16))
     dropping = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(64, 9))

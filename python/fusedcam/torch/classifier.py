@@ -95,7 +95,7 @@ class CAM(Explainer):
             if _is_output(*_weights(candidate), forward):
                 self._fits[layer] = candidate
                 return candidate
-        names = ", ".join(self._capture.name_of(one) for one in candidates)
+        names = " or ".join(self._capture.name_of(one) for one in candidates[:2])
         raise ValueError(
             f"classifier: the model's output, {describe(forward.output)}, is not what {names} makes of the mean of "
             f"{where}; CAM needs a global average pool and the classifier alone behind it (and evaluation mode, where "
