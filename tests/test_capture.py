@@ -325,8 +325,8 @@ def test_arguments_of_the_wrong_kind(net, x):
         GradCAM(net, "bodi")
     with pytest.raises(ValueError, match="target_layer is a ReLU that is not part of the model"):
         GradCAM(net, nn.ReLU())
-    with pytest.raises(TypeError, match="target_layer is of type list"):
-        GradCAM(net, [net.body])
+    with pytest.raises(TypeError, match="target_layer is of type dict"):
+        GradCAM(net, {"body": net.body})
     with pytest.raises(TypeError, match=r"call is 1.0; accepted is an int"):
         GradCAM(net, "body", call=1.0)
     with pytest.raises(ValueError, match="call is 0, which needs a target_layer"):

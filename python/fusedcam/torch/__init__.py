@@ -3,6 +3,7 @@
 try:
     from .ablationcam import AblationCAM
     from .capture import Plan
+    from .classifier import CAM
     from .decomposition import KPCACAM, DeepFeatureFactorization, Factorization
     from .eigen import EigenCAM, EigenGradCAM, SegEigenCAM
     from .explainer import Explainer
@@ -23,6 +24,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("fusedcam.torch needs PyTorch: pip install 'fusedcam[torch]'", name="torch") from error
 
 __all__ = [
+    "CAM",
     "FEM",
     "KPCACAM",
     "DeepFeatureFactorization",

@@ -1,18 +1,19 @@
 """Activations of a layer and the gradient of a score with respect to them, at about the cost of inference."""
 
-import difflib
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
+from .derivatives import Edge, derivatives, stacked
+from .forms import IMAGES, Form
+from .located import LayersMeant, Located, shapes_of
 from .outputs import detached, normal
 from .plan import Captured, Plan
-from .recording import Disturber, Recorder, Survey, plain_checkpoints, watching
+from .recording import Disturber, Recorder, plain_checkpoints, watching
 from .state import explain_failure, unchanged_buffers
 from .targets import Score, score_function
 
@@ -23,7 +24,14 @@ _SWITCHED_OFF = "the model switched recording off after the layer"
 _OVERWRITTEN = "the layer's output was overwritten"
 _SHARED = "the layer's output has another name"
 _OTHER_PATH = "the model took another path than before"
+_TOKENS_UNUSED = (
+    "; where the model goes on with its class token alone, an earlier layer is meant, such as the last block's first "
+    "normalisation"
+)
 _MOST_RUNS = 8  # a model that surprises even then never runs twice alike
+
+
+Differentiate = Callable[[Score, Any, Tensor, Edge], Tensor | None]
 
 
 class _Probed(Exception):
@@ -34,21 +42,19 @@ class _Again(Exception):
     """The model has to run again; the message says why."""
 
 
-class Capture:
-    """Runs `model` so that only what follows the layer is recorded; remembers how often layers run."""
+class Capture(Located):
+    """Runs `model` so that only what follows the layers is recorded; remembers how often layers run."""
 
-    def __init__(self, model: nn.Module, target_layer: nn.Module | str | None, call: int):
-        self.model, self.call = model, call
-        self.differentiate = _gradients
-        self._names = {module: name for name, module in model.named_modules()}
-        self._layer = None if target_layer is None else self._find(target_layer)
-        self._calls: dict[nn.Module, int] = {}
+    def __init__(self, model: nn.Module, target_layer: LayersMeant, call: int, form: Form = IMAGES):
+        super().__init__(model, target_layer, call, form)
+        self.differentiate: Differentiate = _gradients
+        """From a score to its gradient at one layer."""
         self._needs: set[str] = set()
         """Which of the reasons to run again hold for every run of this model."""
-        self._last_maps: dict[tuple[torch.Size, ...], tuple[nn.Module, int]] = {}
 
-    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int, targets: Any) -> Captured:
-        """Captures a run on `args` and `kwargs`, a batch of N images, for the score that `targets` means."""
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int, targets: Any) -> list[Captured]:
+        """Captures a run on `args` and `kwargs`, a batch of N images, for the score that `targets` means: of each
+        layer."""
         reruns: list[str] = []
         with torch.inference_mode(False), torch.no_grad(), without_autocast_cache():
             score = score_function(targets, n)
@@ -72,9 +78,9 @@ class Capture:
         targets: Any,
         score: Score,
         reruns: list[str],
-    ) -> Captured:
-        """Finds out what has to be known about the layer first, or explains."""
-        if self._layer is None and _shapes(args, kwargs) not in self._last_maps:
+    ) -> list[Captured]:
+        """Finds out what has to be known about the layers first, or explains."""
+        if not self.layers and shapes_of(args, kwargs) not in self._last_maps:
             self._survey(args, kwargs, n)
             raise _Again("the last map had to be found first")
         if self._may_be_shared() and self._count(args, kwargs, n):
@@ -89,77 +95,113 @@ class Capture:
         targets: Any,
         score: Score,
         reruns: list[str],
-    ) -> Captured:
+    ) -> list[Captured]:
         """One run and its backward; raises _Again where the run shows that the graph should begin elsewhere."""
-        layer, call = (self._layer, self.call) if self._layer else self._last_maps[_shapes(args, kwargs)]
-        name = self._names[layer] or "the model itself"
-        before = self._calls.get(layer)
-        wanted = call if call >= 0 else None if before is None else max(before + call, 0)
+        call, layers = self.call, self.layers
+        if not layers:
+            last, call = self._last_maps[shapes_of(args, kwargs)]
+            layers = (last,)
+        before = [self._calls.get(layer) for layer in layers]
+        wanted = [call if call >= 0 else None if calls is None else max(calls + call, 0) for calls in before]
         needs = self._needs.union(reruns)
         whole = _SHARED in needs
         from_start = whole or _SWITCHED_OFF in needs
-        recorder = Recorder(n, wanted, from_start=from_start, copy=_OVERWRITTEN in needs, whole=whole)
+        recorder = Recorder(
+            n,
+            dict(zip(layers, wanted, strict=True)),
+            self.form,
+            from_start=from_start,
+            copy=_OVERWRITTEN in needs,
+            whole=whole,
+        )
         if whole:  # a graph that leads to the layer needs somewhere to begin, be every parameter frozen
             args = [_differentiable(value) for value in args]
         checkpoints = plain_checkpoints() if from_start else nullcontext()
         # The first of these restores all modes, whatever a recorder inside the model's own inference_mode leaves.
-        with torch.inference_mode(False), torch.set_grad_enabled(from_start), checkpoints, watching(recorder, [layer]):
+        with torch.inference_mode(False), torch.set_grad_enabled(from_start), checkpoints, watching(recorder, layers):
             try:
                 output = self.model(*args, **kwargs)
             finally:
                 still_on = recorder.close()
 
-        if self._layer is None and recorder.calls != before:
+        calls = [record.calls for record in recorder.records.values()]
+        if not self.layers and calls != before:
             self._last_maps.clear()
             raise _Again(_OTHER_PATH)
-        if not recorder.calls:
-            raise RuntimeError(
-                f"layer {name} was not called: the model was compiled or scripted before, calls the layer's .forward() "
-                "directly, runs it on another thread, or does not use it for this input"
-            )
-        self._calls[layer] = recorder.calls
-        right = call if call >= 0 else recorder.calls + call
-        if not 0 <= right < recorder.calls:
-            raise ValueError(f"call is {call}, but layer {name} was called {recorder.calls} times")
-        if recorder.recorded != right:
-            raise _Again(f"the layer was called {recorder.calls} times")
+        places = [self.checked_call(layer, call, record.calls) for layer, record in recorder.records.items()]
+        self._calls.update((layer, record.calls) for layer, record in recorder.records.items())
+        for right, record in zip(places, recorder.records.values(), strict=True):
+            if record.recorded != right:
+                raise _Again(f"the layer was called {max(calls)} times")
         if recorder.shared or recorder.elsewhere:
             raise _Again(_SHARED)
-        if recorder.leaf is None or recorder.edge is None:
-            raise ValueError(
-                f"layer {name} returned {recorder.refused}; accepted is a map [N, C, H, W] of floats with N = {n}"
-            )
-        if recorder.overwritten:
+        grids, graphs = [], []
+        for layer, record in recorder.records.items():
+            if record.leaf is None or record.edge is None:
+                raise ValueError(
+                    f"layer {self.name_of(layer)} returned {record.refused}; accepted is {self.form.accepted} with "
+                    f"N = {n}"
+                )
+            grids.append(self.form.grid(record.leaf, args[0]))
+            graphs.append((record.leaf, record.edge))
+        if any(record.overwritten for record in recorder.records.values()):
             raise _Again(_OVERWRITTEN)
 
-        graph = (output, recorder.leaf, recorder.edge)
-        gradients = self.differentiate(score, *graph) if still_on or from_start else None
-        if gradients is None:
-            if not from_start:
-                raise _Again(_SWITCHED_OFF)
-            raise ValueError(
-                f"the score of targets={_named(targets)} does not depend on layer {name}, as far as autograd can see"
-            )
-        zero = (~gradients.flatten(-3).any(-1)).nonzero().tolist()
-        if zero and not self._reacts(args, kwargs, n, layer, right, score, zero):
-            raise ValueError(
-                f"the score of targets={_named(targets)} does not depend on layer {name}: for image {zero[0][0]}"
-                f"{f', class number {zero[0][1]} of its list,' if zero[0][1:] else ''} its gradient is zero everywhere "
-                "and another output of the layer leaves it as it is"
-            )
-        self._needs |= needs & {_SWITCHED_OFF, _OVERWRITTEN, _SHARED}
-        shape = tuple(recorder.leaf.shape)
+        found: Sequence[Tensor | None] = [None for _ in graphs]
+        if still_on or from_start:
+            found = self._differentiated(score, output, graphs)
+        if any(gradients is None for gradients in found) and not from_start:
+            raise _Again(_SWITCHED_OFF)
         where: Literal["from the layer", "from the start"] = "from the start" if from_start else "from the layer"
-        plan = Plan(self._names[layer], right, recorder.calls, shape, where, tuple(reruns))
-        return Captured(recorder.leaf.detach(), gradients, detached(output), plan)
+        captured = []
+        for layer, right, record, grid, gradients in zip(
+            layers, places, recorder.records.values(), grids, found, strict=True
+        ):
+            independent = f"the score of targets={_named(targets)} does not depend on layer {self.name_of(layer)}"
+            if gradients is None:
+                raise ValueError(f"{independent}, as far as autograd can see")
+            assert record.leaf is not None
+            # A view costs nothing, and every method reads maps with their channels first.
+            gradients = self.form.channels_first(gradients, grid)
+            zero = (~gradients.flatten(-1 - self.form.spatial).any(-1)).nonzero().tolist()
+            disturber = Disturber(n, right, self.form, grid.skipped if grid else 0)
+            if zero and not self._reacts(args, kwargs, layer, disturber, score, zero):
+                raise ValueError(
+                    f"{independent}: for image {zero[0][0]}"
+                    f"{f', class number {zero[0][1]} of its list,' if zero[0][1:] else ''} its gradient is zero "
+                    f"everywhere {'on the grid ' if grid else ''}and another output of the layer leaves it as it is"
+                    + (_TOKENS_UNUSED if grid and grid.skipped else "")
+                )
+            plan = Plan(
+                self._names[layer],
+                right,
+                record.calls,
+                tuple(record.leaf.shape),
+                where,
+                tuple(reruns),
+                *(grid or ()),
+            )
+            activations = self.form.channels_first(record.leaf.detach(), grid)
+            captured.append(Captured(activations, gradients, detached(output), plan))
+        self._needs |= needs & {_SWITCHED_OFF, _OVERWRITTEN, _SHARED}
+        return captured
+
+    def _differentiated(
+        self, score: Score, output: Any, graphs: Sequence[tuple[Tensor, Edge]]
+    ) -> Sequence[Tensor | None]:
+        """Of each score with respect to each layer; None where the graph does not lead there."""
+        if len(graphs) == 1:
+            return [self.differentiate(score, output, *graphs[0])]
+        if self.differentiate is not _gradients:
+            raise ValueError("target_layer has several layers; this method takes one")
+        return _gradients_at(score, output, [edge for _, edge in graphs])
 
     def _reacts(
         self,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        n: int,
         layer: nn.Module,
-        call: int,
+        disturber: Disturber,
         score: Score,
         places: list[list[int]],
     ) -> bool:
@@ -169,105 +211,37 @@ class Capture:
         every branch, and a dead ReLU is a path as well. Maps of zeros are the truth for the latter alone.
         """
         scores = []
-        for disturber in (Disturber(n, None), Disturber(n, call)):
-            with suppress(_Probed), unchanged_buffers(self.model, _Probed), watching(disturber, [layer]):
+        for each in (Disturber(disturber.n, None), disturber):
+            with suppress(_Probed), unchanged_buffers(self.model, _Probed), watching(each, [layer]):
                 found = score(self.model(*args, **kwargs))
                 scores.append([found[tuple(place)] for place in places])
                 raise _Probed
         return all(not torch.equal(before, after) for before, after in zip(*scores, strict=True))
 
-    def _find(self, target_layer: nn.Module | str) -> nn.Module:
-        """The layer meant by itself or by its dotted name."""
-        if isinstance(target_layer, nn.Module):
-            if target_layer not in self._names:
-                raise ValueError(f"target_layer is a {type(target_layer).__name__} that is not part of the model")
-            return target_layer
-        if not isinstance(target_layer, str):
-            raise TypeError(
-                f"target_layer is of type {type(target_layer).__name__}; accepted is a module of the model, its dotted "
-                "name, or None for the last with a spatial map"
-            )
-        try:
-            layer = self.model.get_submodule(target_layer)
-        except RuntimeError:  # a ScriptModule has none
-            raise RuntimeError(
-                "target_layer: the model was scripted before, so that no layer of it can be watched; explain what it "
-                "was made of"
-            ) from None
-        except AttributeError:
-            close = difflib.get_close_matches(target_layer, self._names.values())
-            hint = f"; close: {', '.join(close)}" if close else ""
-            raise ValueError(f"target_layer: the model has no module {target_layer!r}{hint}") from None
-        self._names.setdefault(layer, target_layer)
-        return layer
 
-    def _may_be_shared(self) -> bool:
-        """Whether the layer is one that networks call many times, as one ReLU for all convolutions, and its number of
-        calls is not known yet. Recording the first call on the bet that it is the last would hold the whole network."""
-        layer = self._layer
-        return (
-            layer is not None
-            and self.call < 0
-            and layer not in self._calls
-            and not any(True for _ in layer.parameters())
-        )
-
-    def _count(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> int:
-        """How often a run of inference calls the layer."""
-        survey = Survey(n)
-        assert self._layer is not None
-        with watching(survey, [self._layer]):
-            self.model(*args, **kwargs)
-        self._calls.update(survey.calls)
-        return survey.calls.get(self._layer, 0)
-
-    def _survey(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> None:
-        """Finds the last map by a run of inference: nothing earlier shall be recorded."""
-        survey = Survey(n)
-        layers = [module for module in self.model.modules() if module is not self.model]
-        self._names.update((module, name) for name, module in self.model.named_modules())
-        with watching(survey, layers):
-            self.model(*args, **kwargs)
-        if not survey.calls:
-            raise RuntimeError(
-                "no layer was called: the model was compiled or scripted before; explain what it was made of"
-            )
-        if survey.last is None:
-            raise ValueError(
-                "target_layer: no layer returned a map [N, C, H, W] with H * W > 1; name a layer, or enlarge the input"
-            )
-        layer, _ = self._last_maps[_shapes(args, kwargs)] = survey.last
-        self._calls[layer] = survey.calls[layer]
-
-
-def _gradients(score: Score, output: Any, leaf: Tensor, edge: Tensor | GradientEdge) -> Tensor | None:
+def _gradients(score: Score, output: Any, leaf: Tensor, edge: Edge) -> Tensor | None:
     """Of each score with respect to the leaf, at its edge; None where the graph does not lead there."""
+    return _gradients_at(score, output, [edge])[0]
+
+
+def _gradients_at(score: Score, output: Any, edges: Sequence[Edge]) -> list[Tensor | None]:
+    """Of each score at each edge; None where the graph does not lead there."""
     with torch.enable_grad():
         scores = score(output)
-        columns = scores if scores.ndim == 2 else scores[:, None]
-    if not columns.requires_grad:
-        return None
-    gradients: list[Tensor | None] = []
-    # As PyTorch advises, backward runs outside of autocast: its types are those that the forward used.
-    with torch.autocast(leaf.device.type, enabled=False):
-        for k in range(columns.shape[1]):
-            seed = torch.zeros_like(columns)
-            seed[:, k] = 1
-            more = k + 1 < columns.shape[1]
-            try:
-                gradients += torch.autograd.grad(columns, edge, seed, retain_graph=more, allow_unused=True)
-            except RuntimeError as error:
-                if "use_reentrant=True" in str(error):  # a checkpoint after the layer
-                    return None
-                raise
-    connected = [gradient for gradient in gradients if gradient is not None]
-    if len(connected) < columns.shape[1]:
-        return None
-    return connected[0] if scores.ndim == 1 else torch.stack(connected, dim=1)
-
-
-def _shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Size, ...]:
-    return tuple(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    nothing: list[Tensor | None] = [None for _ in edges]
+    if not scores.requires_grad:
+        return nothing
+    try:
+        rows = list(zip(*derivatives(scores, edges), strict=True))
+    except RuntimeError as error:
+        if "use_reentrant=True" in str(error):  # a checkpoint after the layer
+            return nothing
+        raise
+    found: list[Tensor | None] = []
+    for row in rows:
+        connected = [gradient for gradient in row if gradient is not None]
+        found.append(stacked(connected, scores) if len(connected) == len(row) else None)
+    return found
 
 
 def _differentiable(value: Any) -> Any:

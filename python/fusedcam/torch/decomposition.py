@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .explainer import Finish
 from .forward import ActivationExplainer, finished
+from .located import LayersMeant
 
 __all__ = ["KPCACAM", "DeepFeatureFactorization", "Factorization"]
 
@@ -48,7 +49,7 @@ class KPCACAM(ActivationExplainer):
     Args:
         kernel: of scikit-learn's `KernelPCA`: "linear", "poly", "rbf", "sigmoid", "cosine", or a callable.
         gamma: the kernel's coefficient; None is 1 / C.
-        model, target_layer, call, eval: as in `Explainer`.
+        model, target_layer, options: as in `Explainer`.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -59,7 +60,7 @@ class KPCACAM(ActivationExplainer):
     def __init__(
         self,
         model: nn.Module,
-        target_layer: nn.Module | str | None = None,
+        target_layer: LayersMeant = None,
         *,
         kernel: str | Callable[..., float] = "sigmoid",
         gamma: float | None = None,
@@ -134,7 +135,7 @@ class DeepFeatureFactorization(ActivationExplainer):
         shift: subtract each channel's minimum over the batch first, and add it to the concepts afterwards, as
             pytorch-grad-cam does, so that activations may be negative.
         max_iter: at most so many iterations of `NMF`, which warns where they are too few.
-        model, target_layer, call, eval: as in `Explainer`.
+        model, target_layer, options: as in `Explainer`.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -154,6 +155,8 @@ class DeepFeatureFactorization(ActivationExplainer):
         **options: Any,
     ):
         super().__init__(model, target_layer, **options)
+        if len(self._capture.layers) > 1:
+            raise ValueError("target_layer has several layers, whose concepts are not the same; accepted is one")
         for name, count in (("n_components", n_components), ("max_iter", max_iter)):
             if not isinstance(count, int) or isinstance(count, bool):
                 raise TypeError(f"{name} is {count!r}; accepted is an int of at least 1")

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from ..functional import eigencam
 from .capture import Captured
 from .explainer import Explainer, Finish
-from .forward import ActivationExplainer, finished
+from .forward import ActivationExplainer, finished, on_plane
+from .located import LayersMeant
 
 __all__ = ["EigenCAM", "EigenGradCAM", "SegEigenCAM", "projected"]
 
@@ -32,15 +33,13 @@ class EigenCAM(ActivationExplainer):
 
     Args:
         center: subtract each channel's mean over the pixels first, as pytorch-grad-cam does and the paper does not.
-        model, target_layer, call, eval: as in `Explainer`.
+        model, target_layer, options: as in `Explainer`.
 
     Raises:
         ValueError, TypeError: as `Explainer`; when called: targets, which it has no use for.
     """
 
-    def __init__(
-        self, model: nn.Module, target_layer: nn.Module | str | None = None, *, center: bool = False, **options: Any
-    ):
+    def __init__(self, model: nn.Module, target_layer: LayersMeant = None, *, center: bool = False, **options: Any):
         super().__init__(model, target_layer, **options)
         self.center = _checked(center)
 
@@ -55,21 +54,22 @@ class EigenGradCAM(Explainer):
 
     Args:
         center: subtract each channel's mean over the pixels first, as pytorch-grad-cam does.
-        model, target_layer, call, eval: as in `Explainer`.
+        model, target_layer, options: as in `Explainer`.
 
     Raises:
         ValueError, TypeError: as `Explainer`.
     """
 
-    def __init__(
-        self, model: nn.Module, target_layer: nn.Module | str | None = None, *, center: bool = False, **options: Any
-    ):
+    def __init__(self, model: nn.Module, target_layer: LayersMeant = None, *, center: bool = False, **options: Any):
         super().__init__(model, target_layer, **options)
         self.center = _checked(center)
 
     def _heat(self, captured: Captured, finish: Finish) -> Tensor:
-        scores = projected(captured.activations, captured.gradients, self.center, finish.nan)
-        return finished(scores, finish)
+        return finished(self._projected(captured.activations, captured.gradients, finish.nan), finish)
+
+    def _projected(self, activations: Tensor, gradients: Tensor, nan: str) -> Tensor:
+        """Scores at the layer's resolution."""
+        return on_plane(projected, activations, gradients, center=self.center, nan=nan)
 
 
 class SegEigenCAM(EigenGradCAM):
@@ -81,12 +81,11 @@ class SegEigenCAM(EigenGradCAM):
 
     Args:
         center: subtract each channel's mean over the pixels first, as pytorch-grad-cam does.
-        model, target_layer, call, eval: as in `Explainer`.
+        model, target_layer, options: as in `Explainer`.
 
     Raises:
         ValueError, TypeError: as `Explainer`.
     """
 
     def _heat(self, captured: Captured, finish: Finish) -> Tensor:
-        scores = projected(captured.activations, captured.gradients.abs(), self.center, finish.nan)
-        return finished(scores, finish)
+        return finished(self._projected(captured.activations, captured.gradients.abs(), finish.nan), finish)

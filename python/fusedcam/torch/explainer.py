@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from ..functional import cam
 from . import state
 from .capture import Capture, Captured, Plan
+from .forms import Layout, checked_form
+from .fused import Fuse, check_fuse, fused
+from .located import LayersMeant
 
 __all__ = ["Explainer", "Finish", "Run"]
 
@@ -34,27 +37,42 @@ class Finish(NamedTuple):
     relu: bool
     normalize: Literal["minmax", "max"] | None
     nan: Literal["propagate", "zero", "raise"]
+    spatial: int = 2
 
 
 class Explainer:
-    """Explains a model's scores by class activation maps of one of its layers.
+    """Explains a model's scores by class activation maps of one of its layers, or of several.
 
     The model runs as in inference up to the layer; only what follows is recorded, and the score is differentiated with
     respect to the layer's output alone. Parameters' `.grad`, modes, `requires_grad` flags and the caller's grad mode
     stay as they are. Hooks are on the model during a call only, and act only for the call's own thread. Several
     threads may explain one model.
 
+    A layer returns a map [N, C, H, W] of floats, tokens [N, T, C], or a container whose first such tensor is meant. The
+    tokens' grid is found from their count and the images' shape, where it is that of square patches, after no other
+    token, a class token, that and one for distillation, four registers, or a class token and four registers;
+    `plan` says which. Otherwise `tokens` tells.
+
+    Several layers are recorded in one run, from the first of them on, and there is one backward. Each layer's map is
+    normalised at its own resolution, resampled to the heatmap's (with size=None: that of the largest), and the fused
+    map is normalised again.
+
     Args:
         model: maps a batch of N images to any output; classes as targets need scores [N, classes], before softmax.
-        target_layer: a module of the model or its dotted name; it returns a map [N, C, H, W] of floats, or a container
-            whose first such tensor is meant. None picks the last call whose output is a map with H * W > 1, anew for
-            each input shape, at the cost of one more run of inference then.
+        target_layer: a module of the model or its dotted name, or a list of them. None picks the last call whose output
+            is a map with H * W > 1, anew for each input shape, at the cost of one more run of inference then.
         call: which call of a layer that runs several times; -1 is the last. With target_layer=None it has to be -1.
         eval: run the model in evaluation mode; every module's own flag, the buffers and PyTorch's random state are
             restored afterwards.
+        spatial: how many dimensions have pixels: 2, for images; 1, for signals [N, C, L]; 3, for volumes
+            [N, C, D, H, W].
+        layout: "last" where a layer returns [N, H, W, C], as Swin's do; it needs a target_layer.
+        tokens: (height, width) of the grid that tokens [N, T, C] lie on, row by row; the T - height * width that come
+            before them are skipped. It needs a target_layer.
+        fuse: of several layers' maps: "mean", "max" or "product".
 
     Raises:
-        ValueError: no such layer.
+        ValueError: no such layer, a layer twice, an argument out of range.
         TypeError: not a module, not a name.
     """
 
@@ -64,10 +82,14 @@ class Explainer:
     def __init__(
         self,
         model: nn.Module,
-        target_layer: nn.Module | str | None = None,
+        target_layer: LayersMeant = None,
         *,
         call: int = -1,
         eval: bool = False,
+        spatial: int = 2,
+        layout: Layout = "first",
+        tokens: tuple[int, int] | None = None,
+        fuse: Fuse = "mean",
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is of type {type(model).__name__}; accepted is a torch.nn.Module")
@@ -75,8 +97,13 @@ class Explainer:
             raise TypeError(f"call is {call!r}; accepted is an int, from 0, or below 0 counted from the last")
         if target_layer is None and call != -1:
             raise ValueError(f"call is {call}, which needs a target_layer; without one the last map is explained")
-        self.model, self.eval = model, eval
-        self._capture = Capture(model, target_layer, call)
+        form = checked_form(spatial, layout, tokens)
+        if target_layer is None and (form.layout, form.tokens) != ("first", None):
+            name, given = ("layout", layout) if form.layout != "first" else ("tokens", tokens)
+            raise ValueError(f"{name} is {given!r}, which needs a target_layer")
+        check_fuse(fuse)
+        self.model, self.eval, self.fuse = model, eval, fuse
+        self._capture = Capture(model, target_layer, call, form)
         self._last = threading.local()
         self._warn_of_training = self._warn_of_probabilities = True
 
@@ -99,16 +126,17 @@ class Explainer:
                 N ints, or a tensor [N]: a class per image; N lists of K ints, or a tensor [N, K]: several per image;
                 a callable from the model's output to scores [N] or [N, K]; a list of N callables, the i-th of which
                 gets output[i] and returns a scalar or [K].
-            size: of the heatmaps, an int or (height, width) in pixels; "input": as the last two dimensions of x; None:
-                the layer's own resolution.
+            size: of the heatmaps, an int or (height, width) in pixels, or as many extents as `spatial` says; "input":
+                as the last dimensions of x; None: the layer's own resolution.
             relu, normalize, nan: as in `fusedcam.cam`.
 
         Returns:
             [N, H, W], or [N, K, H, W] for several classes, on x's device; float32 (float64 for float64 activations).
+            Signals have [N, L] in its place, volumes [N, D, H, W].
 
         Raises:
-            ValueError: targets that do not fit the batch or the output, a layer without a map [N, C, H, W], a score
-                that does not depend on the layer.
+            ValueError: targets that do not fit the batch or the output, a layer without a map [N, C, H, W], tokens
+                whose grid is not known, a score that does not depend on the layer.
             TypeError: targets or x of another type.
             RuntimeError: the layer did not run where hooks see it, or the model cannot be recorded.
         """
@@ -116,15 +144,24 @@ class Explainer:
         if not isinstance(x, Tensor) or x.ndim == 0:
             raise TypeError(f"x is of type {type(x).__name__}; accepted is a tensor [N, ...], a batch of N images")
         if size == "input":
-            if x.ndim < 3:
-                raise ValueError(f'size is "input", but x has shape {tuple(x.shape)}; give (height, width) or None')
-            size = (x.shape[-2], x.shape[-1])
+            spatial = self._capture.form.spatial
+            if x.ndim <= spatial:
+                accepted = ("an int", "(height, width)", "(depth, height, width)")[spatial - 1]
+                raise ValueError(f'size is "input", but x has shape {tuple(x.shape)}; give {accepted} or None')
+            size = tuple(x.shape[-spatial:])
         if self._warn_of_training and not self.eval:
             self._warn_of_training = not state.warn_of_training(self.model)
-        return self._explain(Run((x, *args), kwargs, targets), Finish(size, relu, normalize, nan))
+        return self._explain(
+            Run((x, *args), kwargs, targets), Finish(size, relu, normalize, nan, self._capture.form.spatial)
+        )
 
     def _explain(self, run: Run, finish: Finish) -> Tensor:
         """What a call does once its arguments are read; methods that are no matter of one backward replace it."""
+        if len(self._capture.layers) > 1:
+            every = self._captured_layers(run)
+            heat = self._fused(every, finish)
+            self._note_all(every)
+            return heat
         captured = self._captured(run)
         heat = self._heat(captured, finish)
         self._note(captured)
@@ -132,11 +169,17 @@ class Explainer:
 
     def _captured(self, run: Run) -> Captured:
         """One run of the model and its backward."""
+        if len(self._capture.layers) > 1:
+            raise ValueError(f"target_layer has several layers; {type(self).__name__} takes one")
+        return self._captured_layers(run)[0]
+
+    def _captured_layers(self, run: Run) -> list[Captured]:
+        """One run of the model and its backward: what it brings of each layer."""
         with state.evaluating(self.model, self.eval):
             captured = self._capture(run.args, run.kwargs, run.x.shape[0], run.targets)
         if self._warn_of_probabilities:
             self._warn_of_probabilities = False
-            state.warn_of_probabilities(captured.output)
+            state.warn_of_probabilities(captured[0].output)
         return captured
 
     def _heat(self, captured: Captured, finish: Finish) -> Tensor:
@@ -144,9 +187,21 @@ class Explainer:
         heat: Tensor = cam(captured.activations, captured.gradients, method=self.method, **finish._asdict())
         return heat
 
+    def _fused(self, captured: list[Captured], finish: Finish) -> Tensor:
+        """The fused maps of several layers."""
+        own = finish._replace(size=None)
+        return fused([self._heat(one, own) for one in captured], self.fuse, finish)
+
     def _note(self, captured: Captured) -> None:
         """What `output` and `plan` tell of afterwards."""
         self._last.output, self._last.plan = captured.output, captured.plan
+
+    def _note_all(self, every: Sequence[Any]) -> None:
+        """The same of several layers, each with an output and a plan."""
+        if len(every) > 1:
+            self._last.output, self._last.plans = every[0].output, tuple(one.plan for one in every)
+        else:
+            self._last.output, self._last.plan = every[0].output, every[0].plan
 
     def __enter__(self) -> Self:
         return self
@@ -161,9 +216,18 @@ class Explainer:
 
     @property
     def plan(self) -> Plan:
-        """What this thread's last call did: the layer and call explained, where recording began, any rerun."""
+        """What this thread's last call did: the layer and call explained, where recording began, any rerun. Of several
+        layers it is `plans`."""
+        if len(self._capture.layers) > 1 and hasattr(self._last, "plans"):
+            raise AttributeError("plan is of one layer, and several were explained; plans has one for each")
         plan: Plan = self._of_last_call("plan")
         return plan
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The same of each layer, in the order of `target_layer`."""
+        plans: tuple[Plan, ...] | None = getattr(self._last, "plans", None)
+        return plans or (self.plan,)
 
     def _of_last_call(self, name: str) -> Any:
         try:

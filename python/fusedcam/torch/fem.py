@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .forward import ActivationExplainer
+from .located import LayersMeant
 
 __all__ = ["FEM"]
 
@@ -20,15 +21,13 @@ class FEM(ActivationExplainer):
 
     Args:
         k: how many standard deviations above the mean a pixel has to be.
-        model, target_layer, call, eval: as in `Explainer`.
+        model, target_layer, options: as in `Explainer`.
 
     Raises:
         ValueError, TypeError: as `Explainer`; `k` is no finite number; when called: targets, which it has no use for.
     """
 
-    def __init__(
-        self, model: nn.Module, target_layer: nn.Module | str | None = None, *, k: float = 2.0, **options: Any
-    ):
+    def __init__(self, model: nn.Module, target_layer: LayersMeant = None, *, k: float = 2.0, **options: Any):
         super().__init__(model, target_layer, **options)
         if not isinstance(k, int | float) or isinstance(k, bool):
             raise TypeError(f"k is {k!r}; accepted is a number of standard deviations")

@@ -9,7 +9,7 @@ __all__ = ["finished"]
 
 
 def finished(maps: Tensor, finish: Finish) -> Tensor:
-    """Scores [N, H, W] or [N, K, H, W] after the ReLU, resampling and normalisation that `finish` asks for."""
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])  # each a layer of one channel, whose weight is 1
-    heat: Tensor = cam(flat, weights=flat.new_ones(1, 1).expand(len(flat), 1), **finish._asdict())
-    return heat.reshape(*maps.shape[:-2], *heat.shape[-2:])
+    """Scores [..., H, W], or of another rank, after the ReLU, resampling and normalisation that `finish` asks for."""
+    flat = maps.reshape(-1, 1, *maps.shape[-finish.spatial :])  # each a layer of one channel, whose weight is 1
+    heat: Tensor = cam(flat, weights=flat.new_ones((1, 1)), **finish._asdict())
+    return heat.reshape(*maps.shape[: -finish.spatial], *heat.shape[1:])

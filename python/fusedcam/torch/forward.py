@@ -1,22 +1,25 @@
 """Methods without gradients: a layer's activations from one run of inference, and what becomes of scores."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..functional import cam
-from .capture import Capture, _shapes, without_autocast_cache
+from .capture import Capture, without_autocast_cache
 from .explainer import Explainer, Finish, Run
+from .finishing import finished
+from .forms import Form
+from .fused import fused
+from .located import shapes_of
 from .outputs import describe, detached, find_map, normal
 from .plan import Plan
 from .recording import Survey, watching
 from .state import evaluating, unchanged_buffers
 
-__all__ = ["ActivationExplainer", "Forward", "activations_of", "finished"]
+__all__ = ["ActivationExplainer", "Forward", "activations_of", "finished", "on_plane"]
 
 _MOST_RUNS = 8  # a model that takes another path even then never takes one twice
 
@@ -36,34 +39,40 @@ class _Surveyed(Exception):
 
 
 class _Keeper(Survey):
-    """Keeps what one call of a layer returned; `call` below 0 counts from the last."""
+    """Keeps what one call of each layer returned; `call` below 0 counts from the last."""
 
-    def __init__(self, n: int, call: int):
-        super().__init__(n)
+    def __init__(self, n: int, call: int, form: Form):
+        super().__init__(n, form)
         self.call = call
-        self.kept: deque[tuple[Tensor | None, str]] = deque(maxlen=max(-call, 1))
-        """Its map, and in its place a description of what was none; of the last calls, the oldest first."""
+        self.kept: dict[nn.Module, deque[tuple[Tensor | None, str]]] = {}
+        """A layer's map, and in its place a description of what was none; of the last calls, the oldest first."""
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> None:
         super().hook(module, inputs, output)
         if not self.acts or (self.call >= 0 and self.calls[module] != self.call + 1):
             return
-        activations = find_map(output, self.n)
+        kept = self.kept.setdefault(module, deque(maxlen=max(-self.call, 1)))
+        activations = find_map(output, self.n, self.form)
         if activations is None:
-            self.kept.append((None, describe(output)))
+            kept.append((None, describe(output)))
             return
         with torch.inference_mode(False), torch.no_grad():
             # A copy, since a later operation in place may change what the layer returned.
-            self.kept.append((activations.detach().clone(), ""))
+            kept.append((activations.detach().clone(), ""))
 
 
 def activations_of(capture: Capture, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> Forward:
-    """Runs the model of `capture` on a batch of N images as in inference, and keeps the map of its layer.
+    """Runs the model of `capture` on a batch of N images as in inference, and keeps the map of its first layer.
 
     Raises:
         ValueError: a layer without a map [N, C, H, W], or without so many calls.
         RuntimeError: the layer did not run where hooks see it.
     """
+    return activations_of_layers(capture, args, kwargs, n)[0]
+
+
+def activations_of_layers(capture: Capture, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> list[Forward]:
+    """The same of each of its layers."""
     with torch.inference_mode(False), torch.no_grad(), without_autocast_cache():
         args = [normal(value) for value in args]
         kwargs = {key: normal(value) for key, value in kwargs.items()}
@@ -73,36 +82,36 @@ def activations_of(capture: Capture, args: Sequence[Any], kwargs: Mapping[str, A
     raise RuntimeError("the model does not run twice alike: it takes another path each time")
 
 
-def _run(capture: Capture, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> Forward:
+def _run(capture: Capture, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> list[Forward]:
     """One run; raises _Surveyed where it has to be made again."""
-    layer, call = capture._layer, capture.call
-    if layer is None:
-        shapes = _shapes(args, kwargs)
+    layers, call = capture.layers, capture.call
+    if not layers:
+        shapes = shapes_of(args, kwargs)
         if shapes not in capture._last_maps:
             capture._survey(args, kwargs, n)
             raise _Surveyed
-        layer, call = capture._last_maps[shapes]
-    name = capture._names[layer] or "the model itself"
-    keeper = _Keeper(n, call)
-    with watching(keeper, [layer]):
+        last, call = capture._last_maps[shapes]
+        layers = (last,)
+    keeper = _Keeper(n, call, capture.form)
+    with watching(keeper, layers):
         output = capture.model(*args, **kwargs)
-    calls = keeper.calls.get(layer, 0)
-    if capture._layer is None and calls != capture._calls[layer]:
+    if not capture.layers and keeper.calls.get(layers[0], 0) != capture._calls[layers[0]]:
         capture._last_maps.clear()
         raise _Surveyed
-    if not calls:
-        raise RuntimeError(
-            f"layer {name} was not called: the model was compiled or scripted before, calls the layer's .forward() "
-            "directly, runs it on another thread, or does not use it for this input"
-        )
-    right = call if call >= 0 else calls + call
-    if not 0 <= right < calls:
-        raise ValueError(f"call is {call}, but layer {name} was called {calls} times")
-    activations, refused = keeper.kept[0]
-    if activations is None:
-        raise ValueError(f"layer {name} returned {refused}; accepted is a map [N, C, H, W] of floats with N = {n}")
-    plan = Plan(capture._names[layer], right, calls, tuple(activations.shape), "nothing", ())
-    return Forward(activations, detached(output), plan)
+    found = []
+    for layer in layers:
+        calls = keeper.calls.get(layer, 0)
+        right = capture.checked_call(layer, call, calls)
+        activations, refused = keeper.kept[layer][0]
+        if activations is None:
+            raise ValueError(
+                f"layer {capture.name_of(layer)} returned {refused}; accepted is {capture.form.accepted} with N = {n}"
+            )
+        grid = capture.form.grid(activations, args[0])
+        shape = tuple(activations.shape)
+        plan = Plan(capture._names[layer], right, calls, shape, "nothing", (), *(grid or ()))
+        found.append(Forward(capture.form.channels_first(activations, grid), detached(output), plan))
+    return found
 
 
 class ActivationExplainer(Explainer):
@@ -118,23 +127,30 @@ class ActivationExplainer(Explainer):
                 "class; accepted is None"
             )
         with evaluating(self.model, self.eval):
-            forward = activations_of(self._capture, run.args, run.kwargs, run.x.shape[0])
+            every = activations_of_layers(self._capture, run.args, run.kwargs, run.x.shape[0])
             with torch.inference_mode(False), torch.no_grad():
-                heat = self._map(forward.activations, finish)
-        self._last.output, self._last.plan = forward.output, forward.plan
+                if len(every) > 1:
+                    own = finish._replace(size=None)
+                    heat = fused([self._map(one.activations, own) for one in every], self.fuse, finish)
+                else:
+                    heat = self._map(every[0].activations, finish)
+        self._note_all(every)
         return heat
 
     def _map(self, activations: Tensor, finish: Finish) -> Tensor:
-        """The heatmaps of activations [N, C, H, W]."""
-        return finished(self._scores(activations, finish.nan), finish)
+        """The heatmaps of activations [N, C, H, W], or of another rank."""
+        return finished(on_plane(self._scores, activations, nan=finish.nan), finish)
 
     def _scores(self, activations: Tensor, nan: str) -> Tensor:
         """[N, H, W] before the ReLU."""
         raise NotImplementedError
 
 
-def finished(scores: Tensor, finish: Finish) -> Tensor:
-    """Scores [..., H, W] as `fusedcam.cam` goes on from them."""
-    one = scores.new_ones((1, 1))
-    maps: Tensor = cam(scores.reshape(-1, 1, *scores.shape[-2:]), weights=one, **finish._asdict())
-    return maps.reshape(*scores.shape[:-2], *maps.shape[-2:])
+def on_plane(scores: Callable[..., Tensor], *maps: Tensor, **options: Any) -> Tensor:
+    """What `scores` makes of maps [..., C, H, W], for maps [N, (K,) C, *S] of any rank and methods to which it does not
+    matter where a pixel lies: [N, (K,) *S]."""
+    space = maps[0].shape[2:]
+    if len(space) == 2:
+        return scores(*maps, **options)
+    flat = scores(*(one.flatten(-len(space)).unsqueeze(-2) for one in maps), **options)
+    return flat.reshape(*flat.shape[:-2], *space)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .forms import IMAGES, Form
+
 __all__ = [
     "are_probabilities",
     "describe",
@@ -22,10 +24,10 @@ __all__ = [
 ]
 
 
-def find_map(output: Any, n: int) -> Tensor | None:
-    """The first tensor [N, C, H, W] of floats with N = n in what a module returned."""
+def find_map(output: Any, n: int, form: Form = IMAGES, *, tokens: bool = True) -> Tensor | None:
+    """The first map of floats with N = n in what a module returned, of the form that is meant; tokens may be one."""
     for tensor in tensors(output):
-        if tensor.ndim == 4 and tensor.shape[0] == n and tensor.is_floating_point():
+        if form.is_map(tensor, n) or (tokens and form.are_tokens(tensor, n)):
             return tensor
     return None
 

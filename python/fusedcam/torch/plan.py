@@ -19,23 +19,31 @@ class Plan:
     calls: int
     """How often the forward called the layer."""
     shape: tuple[int, ...]
-    """Of the activations, [N, C, H, W]."""
+    """Of the activations as the layer returned them, [N, C, H, W] or the like."""
     recording: Literal["from the layer", "from the start", "nothing"]
     """Where recording for the backward began; "nothing" where there was none."""
     reruns: tuple[str, ...]
     """Why the model ran again, once each."""
+    tokens: tuple[int, int] | None = None
+    """The grid, (height, width), on which tokens [N, T, C] were explained."""
+    skipped: int = 0
+    """How many tokens come before those of the grid."""
 
     def __str__(self) -> str:
         again = f"; ran again because {', then because '.join(self.reruns)}" if self.reruns else ""
         name = self.layer or "the model itself"
-        return f"{name}, call {self.call + 1} of {self.calls}, {list(self.shape)}; recorded {self.recording}{again}"
+        form = f"{list(self.shape)}"
+        if self.tokens:
+            before = f" after {self.skipped} skipped" if self.skipped else ""
+            form += f", tokens on a grid of {self.tokens[0]} x {self.tokens[1]}{before}"
+        return f"{name}, call {self.call + 1} of {self.calls}, {form}; recorded {self.recording}{again}"
 
 
 class Captured(NamedTuple):
     activations: Tensor
-    """[N, C, H, W], as the layer returned them."""
+    """[N, C, H, W], or with other dimensions of space: a view of what the layer returned."""
     gradients: Tensor
-    """[N, C, H, W], or [N, K, C, H, W] for scores [N, K]."""
+    """Of the same shape, or [N, K, C, H, W] for scores [N, K]."""
     output: Any
     """The model's own, detached."""
     plan: Plan

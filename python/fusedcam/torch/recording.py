@@ -1,4 +1,4 @@
-"""Running a model so that the graph begins at one call of one layer: hooks, grad mode, and what disturbs them.
+"""Running a model so that the graph begins at a call of a layer, or of several: hooks, modes, and what disturbs them.
 
 Up to that call nothing is recorded, so that the layers before it cost and hold what inference does. The call's output
 is replaced by a clone of a new leaf; the graph behind the leaf is the network's head alone.
@@ -6,7 +6,7 @@ is replaced by a clone of a new leaf; the graph behind the leaf is the network's
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.checkpoint import CheckpointFunction
 
+from .forms import IMAGES, Form
 from .outputs import describe, detached, find_map, replaced, shares_memory
 
-__all__ = ["Disturber", "Recorder", "Survey", "Watch", "plain_checkpoints", "watching"]
+__all__ = ["Disturber", "Record", "Recorder", "Survey", "Watch", "plain_checkpoints", "watching"]
 
 _active = threading.local()
 """`.watch` is whose hooks act on this thread: others' and those of outer calls stand still."""
@@ -43,67 +44,102 @@ class Watch:
         return self.hook(module, (args, *rest[:-1]), rest[-1])
 
 
-class Recorder(Watch):
-    """Watches one layer during one run and starts the graph at its call `wanted`, counted from 0.
+class Record:
+    """What a recorder has of one layer."""
 
-    Without `wanted` the first call is recorded on the bet that it is the only one, as layers with parameters mostly
-    have it; a second call drops that recording, since what comes before the last call shall not be held, and leaves a
-    count to run again with.
-    """
-
-    def __init__(self, n: int, wanted: int | None, *, from_start: bool, copy: bool, whole: bool):
-        self.n, self.wanted, self.from_start, self.copy, self.whole = n, wanted, from_start, copy, whole
+    def __init__(self, wanted: int | None):
+        self.wanted = wanted
         self.calls = 0
         self.recorded: int | None = None
         """The call that is recorded, or would be if its output were a map."""
         self.leaf: Tensor | None = None
         """The layer's output; differentiated with respect to `edge`."""
         self.edge: Tensor | GradientEdge | None = None
-        self.shared = False
-        """The layer returned memory of its input, which the model may use by its other name: no leaf can replace it,
-        and the graph has to lead through the layer as a `whole`."""
         self.refused = ""
         """What the layer returned in place of a map."""
-        self._version = 0
-        self._replaced: Callable[[], Tensor | None] = lambda: None
+        self.version = 0
+        self.replaced: Callable[[], Tensor | None] = lambda: None
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether something wrote to the layer's output through another name, such as a skip connection's."""
+        return self.leaf is not None and self.leaf._version != self.version
+
+
+class Recorder(Watch):
+    """Watches layers during one run and starts the graph at the first of their calls `wanted`, counted from 0.
+
+    Without a wanted call the first is recorded on the bet that it is the only one, as layers with parameters mostly
+    have it; a second call drops all recording, since what comes before the last call shall not be held, and leaves a
+    count to run again with. What a later layer returns is a part of the graph already.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        wanted: Mapping[nn.Module, int | None],
+        form: Form = IMAGES,
+        *,
+        from_start: bool,
+        copy: bool,
+        whole: bool,
+    ):
+        self.n, self.form, self.from_start, self.copy, self.whole = n, form, from_start, copy, whole
+        self.records = {layer: Record(call) for layer, call in wanted.items()}
+        self.shared = False
+        """A layer returned memory of its input, which the model may use by its other name: no leaf can replace it,
+        and the graph has to lead through the layer as a `whole`."""
+        self._begun = whole
+        """Whether what a layer returns may be a part of the graph."""
+        self._lost = False
         self._modes = ExitStack()
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if not self.acts:
             return None
-        call, self.calls = self.calls, self.calls + 1
-        if call == (self.wanted or 0):
-            self.recorded = call
-            return self._record(inputs, output)
-        if self.wanted is None and self.recorded is not None:
+        record = self.records[module]
+        call, record.calls = record.calls, record.calls + 1
+        if self._lost:
+            return None
+        if call == (record.wanted or 0):
+            record.recorded = call
+            return self._record(record, inputs, output)
+        if record.wanted is None and record.recorded is not None:
             torch.set_grad_enabled(self.from_start)
-            self.recorded, self.leaf = None, None
+            self._lost = True
+            for one in self.records.values():
+                one.recorded, one.leaf, one.edge = None, None, None
             return detached(output)
         return None
 
-    def _record(self, inputs: Any, output: Any) -> Any:
-        activations = find_map(output, self.n)
+    def _record(self, record: Record, inputs: Any, output: Any) -> Any:
+        activations = find_map(output, self.n, self.form)
         if activations is None:
-            self.refused = describe(output)
+            record.refused = describe(output)
             return None
-        if shares_memory(inputs, activations) and not self.whole:
+        if self.shared:
+            return None
+        inside = self._begun and activations.requires_grad
+        if not inside and not self.whole and shares_memory(inputs, activations):
             self.shared = True
             return None
         if torch.is_inference_mode_enabled():
             # The model's own inference_mode, which hides grad mode. Closed at the run's end, after that has ended.
             self._modes.enter_context(torch.inference_mode(False))
         torch.set_grad_enabled(True)
+        self._begun = True
         leaf = activations.detach()
         if self.copy or leaf.is_inference():
             leaf = leaf.clone()
-        self._version = leaf._version
-        self._replaced = weakref.ref(activations)
-        if self.whole and activations.requires_grad:
-            self.leaf, self.edge = leaf, get_gradient_edge(activations)
+        record.version = leaf._version
+        if inside:
+            record.leaf, record.edge = leaf, get_gradient_edge(activations)
             return None
-        self.leaf = self.edge = leaf.requires_grad_()
+        if not self.whole:
+            record.replaced = weakref.ref(activations)
+        record.leaf = record.edge = leaf.requires_grad_()
         # A clone, so that an in-place operation after the layer changes neither the leaf nor its right to be one.
-        return replaced(output, activations, self.leaf.clone())
+        return replaced(output, activations, leaf.clone())
 
     def close(self) -> bool:
         """Ends the run; whether recording was still on."""
@@ -113,20 +149,15 @@ class Recorder(Watch):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether somebody has kept what the layer itself returned, by which the model may have gone on."""
-        return not self.whole and self._replaced() is not None
-
-    @property
-    def overwritten(self) -> bool:
-        """Whether something wrote to the layer's output through another name, such as a skip connection's."""
-        return self.leaf is not None and self.leaf._version != self._version
+        """Whether somebody has kept what a layer itself returned, by which the model may have gone on."""
+        return any(record.replaced() is not None for record in self.records.values())
 
 
 class Survey(Watch):
     """Watches all layers during one run and remembers the last call that returned a map of more than one pixel."""
 
-    def __init__(self, n: int):
-        self.n = n
+    def __init__(self, n: int, form: Form = IMAGES):
+        self.n, self.form = n, form
         self.calls: dict[nn.Module, int] = {}
         self.last: tuple[nn.Module, int] | None = None
         """The layer and which of its calls, from 0."""
@@ -136,16 +167,17 @@ class Survey(Watch):
             return
         call = self.calls.get(module, 0)
         self.calls[module] = call + 1
-        activations = find_map(output, self.n)
-        if activations is not None and activations.shape[2] * activations.shape[3] > 1:
+        activations = find_map(output, self.n, self.form, tokens=False)
+        if activations is not None and self.form.pixels(activations) > 1:
             self.last = module, call
 
 
 class Disturber(Watch):
-    """Changes the map that one call of a layer returns, beyond recognition; None changes nothing."""
+    """Changes the map that one call of a layer returns, beyond recognition; None changes nothing. Tokens that are
+    `skipped` are no part of the map."""
 
-    def __init__(self, n: int, call: int | None):
-        self.n, self.call = n, call
+    def __init__(self, n: int, call: int | None, form: Form = IMAGES, skipped: int = 0):
+        self.n, self.call, self.form, self.skipped = n, call, form, skipped
         self.calls = 0
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -154,12 +186,13 @@ class Disturber(Watch):
         call, self.calls = self.calls, self.calls + 1
         if call != self.call:
             return None
-        activations = find_map(output, self.n)
+        activations = find_map(output, self.n, self.form)
         if activations is None:
             return None
         # From a generator of its own: the caller's random numbers stay as they are. Large, so that ReLUs come alive.
         source = torch.Generator().manual_seed(call)
         noise = torch.randn(activations.shape, generator=source, device="cpu").to(activations)
+        noise[:, : self.skipped] = 0
         return replaced(output, activations, activations + noise * (10 * activations.abs().amax() + 10))
 
 

@@ -14,7 +14,7 @@ from .finishing import finished
 from .plan import Plan
 from .targets import chosen_classes
 
-__all__ = ["Moments", "Smoothed", "noisy_moments"]
+__all__ = ["Moments", "Smoothed", "check_count", "check_std", "noisy_moments"]
 
 
 class Smoothed:
@@ -65,9 +65,9 @@ class Smoothed:
             raise ValueError(f'average is {average!r}; accepted: "finished", "raw"')
         if average == "raw" and not isinstance(explainer, Explainer):
             raise TypeError(f'average="raw" needs an Explainer; explainer is of type {type(explainer).__name__}')
-        _check_count("noise", noise, 0)
-        _check_count("chunk", chunk, 1)
-        _check_std("noise_std", noise_std)
+        check_count("noise", noise, 0)
+        check_count("chunk", chunk, 1)
+        check_std("noise_std", noise_std)
         self.explainer, self.noise, self.noise_std, self.average, self.chunk = (
             explainer,
             noise,
@@ -129,14 +129,17 @@ class Smoothed:
         with state.evaluating(model, bool(getattr(self.explainer, "eval", False))), torch.no_grad():
             return chosen_classes(None, model(x, *args, **rest), len(x))
 
-    @staticmethod
-    def _split(x: Tensor, options: dict[str, Any]) -> tuple[Finish, dict[str, Any]]:
+    def _split(self, x: Tensor, options: dict[str, Any]) -> tuple[Finish, dict[str, Any]]:
         """What becomes of the mean, and the options by which the explainer leaves that to be done."""
-        size = options.get("size", "input")
+        size, spatial = options.get("size", "input"), cast(Any, self.explainer)._capture.form.spatial
         if size == "input":
-            size = (x.shape[-2], x.shape[-1])
+            size = tuple(x.shape[-spatial:])
         finish = Finish(
-            size, options.get("relu", True), options.get("normalize", "minmax"), options.get("nan", "propagate")
+            size,
+            options.get("relu", True),
+            options.get("normalize", "minmax"),
+            options.get("nan", "propagate"),
+            spatial,
         )
         return finish, {**options, "size": None, "relu": False, "normalize": None, "nan": "propagate"}
 
@@ -186,9 +189,9 @@ def noisy_moments(
         ValueError, TypeError, RuntimeError: naming the argument that does not fit, or as a call of the explainer.
     """
     _check_images(run.x)
-    _check_count("samples", samples, 1)
-    _check_count("chunk", chunk, 1)
-    _check_std("noise_std", noise_std)
+    check_count("samples", samples, 1)
+    check_count("chunk", chunk, 1)
+    check_std("noise_std", noise_std)
     x, n = run.x, len(run.x)
     first = _FirstChoices(n) if run.targets is None else None
     draws = _draws(x, generator)
@@ -252,14 +255,16 @@ def _check_images(x: Any) -> None:
         raise TypeError(f"x is {came}; accepted is a batch of images [N, ...] of floats")
 
 
-def _check_count(name: str, count: Any, least: int) -> None:
+def check_count(name: str, count: Any, least: int) -> None:
+    """Refuses what is no int of at least `least`."""
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"{name} is {count!r}; accepted is an int")
     if count < least:
         raise ValueError(f"{name} is {count}; accepted is {least} or more")
 
 
-def _check_std(name: str, std: Any) -> None:
+def check_std(name: str, std: Any) -> None:
+    """Refuses what is no finite number of at least 0."""
     if isinstance(std, bool) or not isinstance(std, int | float):
         raise TypeError(f"{name} is {std!r}; accepted is a number")
     if not math.isfinite(std) or std < 0:

@@ -1,0 +1,56 @@
+"""Several layers' maps as one."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..functional import cam
+
+if TYPE_CHECKING:
+    from .explainer import Finish
+
+__all__ = ["Fuse", "check_fuse", "fused"]
+
+Fuse = Literal["mean", "max", "product"]
+
+_FUSED: dict[Fuse, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": torch.add,
+    "max": torch.maximum,
+    "product": torch.mul,
+}
+
+
+def check_fuse(fuse: Any) -> None:
+    """Raises:
+    ValueError: it is none of those known.
+    """
+    if fuse not in _FUSED:
+        raise ValueError(f"fuse is {fuse!r}; accepted: {', '.join(map(repr, _FUSED))}")
+
+
+def fused(maps: Sequence[Tensor], fuse: Fuse, finish: "Finish") -> Tensor:
+    """Finished maps [N, (K,) *S_i] of each layer at its own resolution, resampled, fused and normalised again.
+
+    They are resampled to `finish.size`; None is the largest layer's resolution.
+    """
+    spatial = finish.spatial
+    shapes = [tuple(one.shape[-spatial:]) for one in maps]
+    size = max(shapes, key=math.prod) if finish.size is None else finish.size
+    total: Tensor | None = None
+    for one in maps:
+        own = _drawn(one, spatial, size=size, normalize=None)
+        total = own if total is None else _FUSED[fuse](total, own)
+    assert total is not None
+    if fuse == "mean":
+        total = total / len(maps)
+    return _drawn(total, spatial, size=None, normalize=finish.normalize)
+
+
+def _drawn(maps: Tensor, spatial: int, **options: Any) -> Tensor:
+    """Maps [..., *S] as `cam` resamples and normalises scores."""
+    flat = maps.reshape(-1, 1, *maps.shape[-spatial:])  # each a layer of one channel, whose weight is 1
+    heat: Tensor = cam(flat, weights=flat.new_ones((1, 1)), relu=False, spatial=spatial, **options)
+    return heat.reshape(*maps.shape[:-spatial], *heat.shape[1:])

@@ -1,0 +1,132 @@
+"""Which layers of a model are meant, and which of their calls."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .forms import IMAGES, Form
+from .recording import Survey, watching
+
+__all__ = ["LayersMeant", "Located", "shapes_of"]
+
+LayersMeant = nn.Module | str | Sequence[nn.Module | str] | None
+
+
+class Located:
+    """Layers of a model, found by themselves, by name or as the last with a map; remembers how often they run."""
+
+    def __init__(self, model: nn.Module, target_layer: LayersMeant, call: int, form: Form = IMAGES):
+        self.model, self.call, self.form = model, call, form
+        self._names = {module: name for name, module in model.named_modules()}
+        self.layers = self._all(target_layer)
+        """Those meant; none where the last map is."""
+        self._calls: dict[nn.Module, int] = {}
+        self._last_maps: dict[tuple[torch.Size, ...], tuple[nn.Module, int]] = {}
+
+    @property
+    def _layer(self) -> nn.Module | None:
+        """The first of those meant, or None where the last map is."""
+        return self.layers[0] if self.layers else None
+
+    def name_of(self, layer: nn.Module) -> str:
+        """For an error message."""
+        return self._names[layer] or "the model itself"
+
+    def checked_call(self, layer: nn.Module, call: int, calls: int) -> int:
+        """Which of a layer's calls is meant, from 0, of those that there were.
+
+        Raises:
+            RuntimeError: there was none.
+            ValueError: there were fewer.
+        """
+        if not calls:
+            raise RuntimeError(
+                f"layer {self.name_of(layer)} was not called: the model was compiled or scripted before, calls the "
+                "layer's .forward() directly, runs it on another thread, or does not use it for this input"
+            )
+        right = call if call >= 0 else calls + call
+        if not 0 <= right < calls:
+            raise ValueError(f"call is {call}, but layer {self.name_of(layer)} was called {calls} times")
+        return right
+
+    def _all(self, target_layer: LayersMeant) -> tuple[nn.Module, ...]:
+        """The layers meant, each once."""
+        if target_layer is None:
+            return ()
+        if isinstance(target_layer, nn.Module | str) or not isinstance(target_layer, list | tuple):
+            return (self._find(target_layer),)
+        if not target_layer:
+            raise ValueError("target_layer is an empty list; accepted is at least one layer")
+        layers = tuple(self._find(layer) for layer in target_layer)
+        for layer in layers:
+            if layers.count(layer) > 1:
+                raise ValueError(f"target_layer has layer {self.name_of(layer)} twice; accepted is each once")
+        return layers
+
+    def _find(self, meant: Any, argument: str = "target_layer") -> nn.Module:
+        """The layer meant by itself or by its dotted name; refusals name the argument that it came as."""
+        if isinstance(meant, nn.Module):
+            if meant not in self._names:
+                raise ValueError(f"{argument} is a {type(meant).__name__} that is not part of the model")
+            return meant
+        if not isinstance(meant, str):
+            more = ", a list of them, or None for the last with a spatial map" if argument == "target_layer" else ""
+            raise TypeError(
+                f"{argument} is of type {type(meant).__name__}; accepted is a module of the model, its dotted "
+                f"name{more}"
+            )
+        try:
+            layer = self.model.get_submodule(meant)
+        except RuntimeError:  # a ScriptModule has none
+            raise RuntimeError(
+                f"{argument}: the model was scripted before, so that no layer of it can be watched; explain what it "
+                "was made of"
+            ) from None
+        except AttributeError:
+            close = difflib.get_close_matches(meant, self._names.values())
+            hint = f"; close: {', '.join(close)}" if close else ""
+            raise ValueError(f"{argument}: the model has no module {meant!r}{hint}") from None
+        self._names.setdefault(layer, meant)
+        return layer
+
+    def _may_be_shared(self) -> bool:
+        """Whether a layer is one that networks call many times, as one ReLU for all convolutions, and its number of
+        calls is not known yet. Recording the first call on the bet that it is the last would hold the whole network."""
+        return self.call < 0 and any(
+            layer not in self._calls and not any(True for _ in layer.parameters()) for layer in self.layers
+        )
+
+    def _count(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> int:
+        """How often a run of inference calls the layers."""
+        survey = Survey(n)
+        with watching(survey, self.layers):
+            self.model(*args, **kwargs)
+        self._calls.update(survey.calls)
+        return sum(survey.calls.values())
+
+    def _survey(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> None:
+        """Finds the last map by a run of inference: nothing earlier shall be recorded."""
+        survey = Survey(n, self.form)
+        layers = [module for module in self.model.modules() if module is not self.model]
+        self._names.update((module, name) for name, module in self.model.named_modules())
+        with watching(survey, layers):
+            self.model(*args, **kwargs)
+        if not survey.calls:
+            raise RuntimeError(
+                "no layer was called: the model was compiled or scripted before; explain what it was made of"
+            )
+        if survey.last is None:
+            raise ValueError(
+                f"target_layer: no layer returned a map {self.form.shape} with {self.form.extent} > 1; name a layer, "
+                "or enlarge the input"
+            )
+        layer, _ = self._last_maps[shapes_of(args, kwargs)] = survey.last
+        self._calls[layer] = survey.calls[layer]
+
+
+def shapes_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Size, ...]:
+    """Of all tensors that a model takes."""
+    return tuple(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor))

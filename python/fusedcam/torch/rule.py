@@ -1,0 +1,84 @@
+"""RuleExplainer: what the methods that are rules have in common, the native call and its options."""
+
+import math
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..functional import cam
+from ..methods import METHODS
+from .capture import Captured
+from .eigen_smoothing import eigen_smoothed
+from .explainer import Explainer, Finish
+from .forms import Layout
+from .forward import finished, on_plane
+from .fused import Fuse
+from .located import LayersMeant
+
+__all__ = ["RuleExplainer"]
+
+_DIVIDING = ("gradcam++", "smoothgradcam++", "xgradcam")
+
+
+class RuleExplainer(Explainer):
+    """Base of the methods that `fusedcam.cam` knows by name.
+
+    Args:
+        model, target_layer, call, eval, spatial, layout, tokens, fuse: as in `Explainer`.
+        weight_eps: added to what the method's weights are divided by, as in `fusedcam.cam`; for methods that divide.
+            Peers add 1e-6 to 1e-8, which outweighs small gradients.
+        eigen_smooth: draw the weighted activations' projection on their first principal component in place of their
+            sum, as pytorch-grad-cam defines it; for methods without moments, and with weight_eps=0.
+
+    Raises:
+        ValueError, TypeError: as `Explainer`; an option that the method does not have.
+    """
+
+    sums_products: ClassVar[bool] = True
+    """Whether what is added up over the channels is known of each alone, as `eigen_smooth` needs it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layer: LayersMeant = None,
+        *,
+        call: int = -1,
+        eval: bool = False,
+        spatial: int = 2,
+        layout: Layout = "first",
+        tokens: tuple[int, int] | None = None,
+        fuse: Fuse = "mean",
+        weight_eps: float = 0.0,
+        eigen_smooth: bool = False,
+    ):
+        super().__init__(
+            model, target_layer, call=call, eval=eval, spatial=spatial, layout=layout, tokens=tokens, fuse=fuse
+        )
+        if isinstance(weight_eps, bool) or not isinstance(weight_eps, int | float):
+            raise TypeError(f"weight_eps is {weight_eps!r}; accepted is a number")
+        if not 0 <= weight_eps < math.inf:
+            raise ValueError(f"weight_eps is {weight_eps}; accepted is a finite number of at least 0")
+        if weight_eps and self.method not in _DIVIDING:
+            known = ", ".join(METHODS[name].class_name for name in _DIVIDING)
+            raise ValueError(
+                f"weight_eps is {weight_eps}, but {type(self).__name__} divides by nothing; accepted with {known}"
+            )
+        if not isinstance(eigen_smooth, bool):
+            raise TypeError(f"eigen_smooth is {eigen_smooth!r}; accepted: True, False")
+        if eigen_smooth and not self.sums_products:
+            raise ValueError(f"eigen_smooth is True, which {type(self).__name__} does not have; accepted is False")
+        if eigen_smooth and weight_eps:
+            raise ValueError(f"eigen_smooth is True and weight_eps {weight_eps}; accepted with it is 0")
+        self.weight_eps, self.eigen_smooth = float(weight_eps), eigen_smooth
+
+    def _heat(self, captured: Captured, finish: Finish) -> Tensor:
+        activations, gradients = captured.activations, captured.gradients
+        if self.eigen_smooth:
+            return _smoothed(activations, gradients, self.method, finish)
+        heat: Tensor = cam(activations, gradients, method=self.method, weight_eps=self.weight_eps, **finish._asdict())
+        return heat
+
+
+def _smoothed(activations: Tensor, gradients: Tensor, method: str, finish: Finish) -> Tensor:
+    raw: dict[str, Any] = {"size": None, "relu": False, "normalize": None, "nan": finish.nan}
+    return finished(on_plane(eigen_smoothed, activations, gradients, method=method, **raw), finish)
