@@ -78,6 +78,19 @@ class RuleExplainer(Explainer):
         heat: Tensor = cam(activations, gradients, method=self.method, weight_eps=self.weight_eps, **finish._asdict())
         return heat
 
+    def _fused(self, captured: list[Captured], finish: Finish) -> Tensor:
+        if self.eigen_smooth:
+            return super()._fused(captured, finish)
+        heat: Tensor = cam(
+            [one.activations for one in captured],
+            [one.gradients for one in captured],
+            method=self.method,
+            weight_eps=self.weight_eps,
+            fuse=self.fuse,
+            **finish._asdict(),
+        )
+        return heat
+
 
 def _smoothed(activations: Tensor, gradients: Tensor, method: str, finish: Finish) -> Tensor:
     raw: dict[str, Any] = {"size": None, "relu": False, "normalize": None, "nan": finish.nan}
