@@ -134,8 +134,18 @@ struct GradCamElementWise : Products {
     }
 };
 
-using All =
-    std::tuple<GradCam, GradCamPlusPlus, SmoothGradCamPlusPlus, XGradCam, HiResCam, LayerCam, GradCamElementWise>;
+// Grad-CAM+ (Lerma and Lucas 2022): Grad-CAM with the positive gradients alone, alpha_c = mean over space of relu(g).
+struct GradCamPlus : Weights {
+    static constexpr std::string_view name = "gradcam+";
+
+    template <class V, class T>
+    FUSEDCAM_HD static V term(const V&, const V (&g)[1], const V&, T) {
+        return positive_part(g[0]);
+    }
+};
+
+using All = std::tuple<GradCam, GradCamPlusPlus, SmoothGradCamPlusPlus, XGradCam, HiResCam, LayerCam,
+                       GradCamElementWise, GradCamPlus>;
 
 // Calls visitor with the rule of that name; false if there is none.
 template <class Visitor>

@@ -86,6 +86,11 @@ def gradcam_elementwise(activations: Wide, gradients: Wide, typical: bool = Fals
     return products.sum(2), products.sum(2)
 
 
+def gradcam_plus(activations: Wide, gradients: Wide, typical: bool = False) -> tuple[Wide, Wide]:
+    """Lerma and Lucas 2022: Grad-CAM with relu(g) in place of g."""
+    return gradcam(activations, np.maximum(gradients, 0), typical)
+
+
 METHODS = {
     "gradcam": gradcam,
     "gradcam++": gradcam_plusplus,
@@ -94,6 +99,7 @@ METHODS = {
     "hirescam": hirescam,
     "layercam": layercam,
     "gradcam_elementwise": gradcam_elementwise,
+    "gradcam+": gradcam_plus,
 }
 
 

@@ -20,7 +20,7 @@ class Method(NamedTuple):
     @property
     def class_name(self) -> str:
         """Of its class in `fusedcam.torch`."""
-        return self.title.replace("++", "PlusPlus").translate({ord(" "): None, ord("-"): None})
+        return self.title.replace("+", "Plus").translate({ord(" "): None, ord("-"): None})
 
 
 METHODS: dict[str, Method] = {
@@ -75,6 +75,13 @@ METHODS: dict[str, Method] = {
             "sum_c relu(g A)",
             "a score before softmax",
             "pytorch-grad-cam, which names no paper",
+        ),
+        Method(
+            "gradcam+",
+            "Grad-CAM+",
+            "sum_c mean_p(relu(g)) A",
+            "a score before softmax",
+            "Lerma and Lucas 2022, https://arxiv.org/abs/2205.10838",
         ),
     )
 }
