@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 namespace fusedcam {
@@ -45,14 +46,27 @@ std::string quoted(std::string_view words) {
 }
 
 void refuse_dtype(const char* op, std::string_view argument, const std::string& found) {
-    const char* accepted = argument == "out"     ? "is the result's: float32 or float64 for maps, uint8 for pictures"
-                           : argument == "image" ? "are uint8, float32, float16, bfloat16 and float64"
-                                                 : "are float32, float16, bfloat16 and float64";
+    const char* accepted = argument == "out" ? "is the result's: float32 or float64 for maps, uint8 for pictures, "
+                                               "the image's for masked images"
+                           : argument == "image" && op != std::string_view("mask")
+                               ? "are uint8, float32, float16, bfloat16 and float64"
+                               : "are float32, float16, bfloat16 and float64";
     refuse_type(op, ": dtype of ", argument, " is ", found, "; accepted ", accepted);
 }
 
 void check_floating(const char* op, Named array) {
     if (!is_floating(array.view.dtype)) refuse_dtype(op, array.name, name(array.view.dtype));
+}
+
+void check_place(const char* op, Named first, Named other) {
+    if (!(first.view.device == other.view.device))
+        refuse_value(op, ": ", first.name, " is on ", show(first.view.device), " but ", other.name, " is on ",
+                     show(other.view.device), "; both must be on the same device");
+}
+
+void check_eps(const char* op, const char* name, double eps) {
+    if (!(eps >= 0 && eps < std::numeric_limits<float>::max()))
+        refuse_value(op, ": ", name, " is ", eps, "; accepted is a finite number of at least 0");
 }
 
 void check_alike(const char* op, Named first, Named other) {

@@ -57,6 +57,14 @@ struct Named {
 // An element type that is not taken; what is depends on the argument.
 [[noreturn, gnu::cold]] void refuse_dtype(const char* op, std::string_view argument, const std::string& found);
 void check_floating(const char* op, Named array);
+// The device of `other` must be that of `first`.
+void check_place(const char* op, Named first, Named other);
+// Beyond this the sampling coordinates would leave 64-bit integers.
+constexpr int64_t max_extent = int64_t{1} << 31;
+// Beyond this counts of bytes would.
+constexpr double max_elements = static_cast<double>(int64_t{1} << 56);
+
+void check_eps(const char* op, const char* name, double eps);
 // The dtype and device of `other` must be those of `first`.
 void check_alike(const char* op, Named first, Named other);
 // A result of this shape must be addressable and, on the CPU, fit into the machine's memory, beside `working` bytes

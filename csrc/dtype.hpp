@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdint>
 #include <stdexcept>
+#include <type_traits>
 
 // Always inline on the host: the same functions are compiled for several instruction sets, and none may be called from
 // code for another.
@@ -65,6 +66,32 @@ FUSEDCAM_HD float widen(Float16 value) {
         std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude + (113u << 23)) - std::bit_cast<float>(113u << 23));
     const uint32_t finite = exponent == 0 ? subnormal : normal;
     return std::bit_cast<float>(sign | (exponent == 0x0f800000u ? special : finite));
+}
+
+// The type that elements are computed with.
+template <class Element>
+using WideOf = std::conditional_t<std::is_same_v<Element, double>, double, float>;
+
+// To the nearest element, ties to even; beyond the largest it is infinity. NaN keeps its upper bits and becomes quiet.
+// Branch-free, as widen.
+template <class Element>
+FUSEDCAM_HD Element narrow(WideOf<Element> value) {
+    if constexpr (std::is_same_v<Element, BFloat16>) {
+        const uint32_t bits = std::bit_cast<uint32_t>(value), rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+        return {static_cast<uint16_t>(value != value ? (bits >> 16 | 0x40u) : rounded)};
+    } else if constexpr (std::is_same_v<Element, Float16>) {
+        const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
+        const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+        // The sum's last place is that of float16's subnormals.
+        const uint32_t subnormal =
+            std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
+        const uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
+        const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u | (magnitude >> 13 & 0x3ffu) : 0x7c00u;
+        const uint32_t all = magnitude >= (143u << 23) ? special : finite;
+        return {static_cast<uint16_t>((bits >> 16 & 0x8000u) | all)};
+    } else {
+        return value;
+    }
 }
 
 // Calls visitor with a value of the C++ type that dtype names.

@@ -4,9 +4,6 @@
 namespace fusedcam {
 namespace {
 
-// Beyond this the sampling coordinates would leave 64-bit integers.
-constexpr int64_t max_extent = int64_t{1} << 31;
-
 constexpr const char* axes[] = {"D", "H", "W"};
 constexpr const char* names[] = {"", "its length", "height and width", "depth, height and width"};
 
@@ -119,6 +116,17 @@ ArrayView as_channels(const char* op, Named array, const Layout& layout) {
     }
     for (int64_t missing = layout.spatial; missing < 3; ++missing) view.insert_axis(first + 1, 1, 0);
     return view;
+}
+
+// What resampling takes beside its result, at most: for each output row and column where it comes from, the map widened
+// along its rows, and a volume's slices, resampled each.
+double working_bytes(Size from, Size to, DType dtype) {
+    if (from == to) return 0;
+    const double rows = static_cast<double>(to.height), columns = static_cast<double>(to.width);
+    const double slices = from.depth * to.depth == 1 ? 0 : static_cast<double>(from.depth) * rows;
+    return 32 * (rows + columns + static_cast<double>(to.depth)) + static_cast<double>(item_size(result_dtype(dtype))) *
+                                                                       columns *
+                                                                       (static_cast<double>(from.height + 1) + slices);
 }
 
 }  // namespace fusedcam

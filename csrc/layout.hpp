@@ -48,6 +48,9 @@ ArrayView as_maps(const ArrayView& view, int64_t spatial);
 // part of the grid are left out. The rank is right already.
 ArrayView as_channels(const char* op, Named array, const Layout& layout);
 
+// Beside the result, what resampling takes at most.
+double working_bytes(Size from, Size to, DType dtype);
+
 // [..., C, D, H, W]
 inline Size size_of_channels(const ArrayView& view) { return {view.extent(-2), view.extent(-1), view.extent(-3)}; }
 

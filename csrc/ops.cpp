@@ -1,34 +1,12 @@
-// The checks of every op and the one form its arrays are brought to. Nothing here knows a backend.
+// The checks of every op but cam, and the one form its arrays are brought to. Nothing here knows a backend.
 #include "ops.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "check.hpp"
-#include "rules.hpp"
 
 namespace fusedcam {
 namespace {
-
-// Beyond this counts of bytes would.
-constexpr double max_elements = static_cast<double>(int64_t{1} << 56);
-
-void check_eps(const char* op, const char* name, double eps) {
-    if (!(eps >= 0 && eps < std::numeric_limits<float>::max()))
-        refuse_value(op, ": ", name, " is ", eps, "; accepted is a finite number of at least 0");
-}
-
-// The names of the rules that `fits` accepts, for a message.
-template <class Fits>
-std::string known_rules(Fits&& fits) {
-    std::string known;
-    std::apply(
-        [&](auto... rule) {
-            ((fits(rule) ? void(known += text(known.empty() ? "'" : ", '", rule.name, "'")) : void()), ...);
-        },
-        rules::All{});
-    return known;
-}
 
 Size own_size(const ArrayView& heatmap, int64_t spatial = 2) {
     return {heatmap.extent(-2), heatmap.extent(-1), spatial > 2 ? heatmap.extent(-3) : 1};
@@ -51,17 +29,6 @@ ArrayView checked_heatmap(const char* op, const ArrayView& heatmap) {
     return heatmap;
 }
 
-// What resampling takes beside its result, at most: for each output row and column where it comes from, the map widened
-// along its rows, and a volume's slices, resampled each.
-double working_bytes(Size from, Size to, DType dtype) {
-    if (from == to) return 0;
-    const double rows = static_cast<double>(to.height), columns = static_cast<double>(to.width);
-    const double slices = from.depth * to.depth == 1 ? 0 : static_cast<double>(from.depth) * rows;
-    return 32 * (rows + columns + static_cast<double>(to.depth)) + static_cast<double>(item_size(result_dtype(dtype))) *
-                                                                       columns *
-                                                                       (static_cast<double>(from.height + 1) + slices);
-}
-
 Shape with_size(const Shape& shape, Size size) {
     Shape result = shape;
     result.extent[shape.rank - 2] = size.height;
@@ -77,129 +44,7 @@ Shape with_colour(const Shape& shape) {
     return result;
 }
 
-// weights [N | 1, (K,) C] -> gradients [N, K, C, D, H, W] that are constant over space.
-ArrayView weights_as_gradients(const ArrayView& weights, const ArrayView& activations, bool batched, bool& classes) {
-    const int64_t N = activations.extent(0), C = activations.extent(1);
-    const int plain = batched ? 2 : 1;
-    const int rank = weights.shape.rank;
-    const bool fits = (rank == plain || rank == plain + 1) && weights.extent(-1) == C &&
-                      (!batched || weights.extent(0) == N || weights.extent(0) == 1);
-    if (!fits)
-        refuse_value(
-            "cam: weights have shape ", show(weights.shape), "; for ", batched ? "N = " : "unbatched activations, ",
-            batched ? std::to_string(N) + " images of " : "", C, " channels accepted are ",
-            batched ? "[N, C], [N, K, C], or 1 in place of N for rows shared by all images" : "[C] and [K, C]");
-    classes = rank == plain + 1;
-    ArrayView view = weights;
-    if (!batched) view.insert_axis(0, 1, 0);
-    if (view.extent(0) != N) {
-        view.shape.extent[0] = N;
-        view.strides[0] = 0;
-    }
-    if (!classes) view.insert_axis(1, 1, 0);
-    for (int axis = 2; axis < 5; ++axis) view.insert_axis(axis + 1, activations.extent(axis), 0);
-    return view;
-}
-
-ArrayView checked_gradients(const ArrayView& gradients, const ArrayView& activations, const Shape& given, bool batched,
-                            const CamOptions& options, int64_t moments, int64_t& moments_step, bool& classes) {
-    const int plain = options.layout.inner() + batched;
-    ArrayView view = gradients;
-    bool fits = view.shape.rank > 0 && (moments == 1 || view.extent(0) == moments);
-    if (fits && moments > 1) {
-        moments_step = view.strides[0];
-        view.remove_axis(0);
-    }
-    const int rank = view.shape.rank;
-    fits = fits && (rank == plain || rank == plain + 1);
-    if (fits && options.layout.tokens)  // those that are left out count too
-        fits = view.extent(-2) == given.extent[given.rank - 2];
-    if (fits) {
-        classes = rank == plain + 1;
-        view = as_channels("cam", {"gradients", view}, options.layout);
-        if (!batched) view.insert_axis(0, 1, 0);
-        if (!classes) view.insert_axis(1, 1, 0);
-        fits = view.extent(0) == activations.extent(0);
-        for (int axis = 1; axis < 5; ++axis) fits = fits && view.extent(axis + 1) == activations.extent(axis);
-    }
-    if (!fits)
-        refuse_value("cam: gradients have shape ", show(gradients.shape), " and activations ", show(given),
-                     "; accepted are gradients of the activations' shape, or with K classes ",
-                     batched ? "after N" : "in front",
-                     moments == 1 ? std::string()
-                                  : text("; for '", options.method, "' ", moments,
-                                         " such arrays in front of all, the means of the gradients' powers"));
-    return view;
-}
-
 }  // namespace
-
-CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSource source, const CamOptions& options) {
-    const Layout& layout = options.layout;
-    check_layout("cam", layout);
-    int64_t moments = 1;
-    bool averages = true, has_eps = false;
-    if (!rules::visit(options.method, [&](auto rule) {
-            moments = rule.moments;
-            averages = rule.averages;
-            has_eps = rule.has_eps;
-        }))
-        refuse_value("cam: method is ", quoted(options.method), "; accepted: ", known_rules([](auto) { return true; }));
-    if (source == CamSource::weights && options.method != rules::GradCam::name)
-        refuse_value("cam: method is ", quoted(options.method), "; weights are the channels' own, accepted with '",
-                     rules::GradCam::name, "' alone");
-    check_eps("cam", "eps", options.normalize.eps);
-    check_eps("cam", "weight_eps", options.weight_eps);
-    if (options.weight_eps != 0 && !has_eps)
-        refuse_value("cam: weight_eps is ", options.weight_eps, ", but '", options.method,
-                     "' divides by nothing; accepted with ", known_rules([](auto rule) { return rule.has_eps; }));
-    check_floating("cam", {"activations", activations});
-    check_alike("cam", {"activations", activations}, {source == CamSource::weights ? "weights" : "gradients", second});
-
-    CamCall call;
-    call.options = options;
-    const int rank = activations.shape.rank;
-    const bool batched = rank == layout.inner() + 1;
-    if (!batched && rank != layout.inner())
-        refuse_value("cam: activations have shape ", show(activations.shape), "; accepted is ", layout.shape(true),
-                     " or ", layout.shape(false));
-    call.activations = as_channels("cam", {"activations", activations}, layout);
-    if (!batched) call.activations.insert_axis(0, 1, 0);
-
-    bool classes = false;
-    if (source == CamSource::gradients)
-        call.gradients = checked_gradients(second, call.activations, activations.shape, batched, options, moments,
-                                           call.moments_step, classes);
-    else
-        call.gradients = weights_as_gradients(second, call.activations, batched, classes);
-
-    const int64_t N = call.activations.extent(0), C = call.activations.extent(1), K = call.gradients.extent(1);
-    if (C == 0)
-        refuse_value("cam: activations of shape ", show(activations.shape), " have no channels; C must be at least 1");
-    const Size own = size_of_channels(call.activations);
-    check_spatial_extent("cam", {"activations", activations}, own, layout.spatial);
-    call.size = options.size.value_or(own);
-    check_size("cam", call.size, layout.spatial);
-
-    if (batched) call.result.append(N);
-    if (classes) call.result.append(K);
-    append(call.result, call.size, layout.spatial);
-    // A class costs another pass over the activations, though not over memory; constant gradients are read once.
-    const bool constant = averages && call.gradients.strides[4] == 0 && call.gradients.strides[5] == 0;
-    const double channels = static_cast<double>(N) * static_cast<double>(C);
-    const double pixels =
-                     static_cast<double>(own.depth) * static_cast<double>(own.height) * static_cast<double>(own.width),
-                 classes_each = static_cast<double>(K);
-    const double reads = channels * pixels * std::max(1.0, classes_each) +
-                         channels * classes_each * static_cast<double>(moments) * (constant ? 1 : pixels);
-    call.work = reads * static_cast<double>(item_size(activations.dtype)) +
-                check_fits("cam", call.result, result_dtype(activations.dtype),
-                           working_bytes(own, call.size, activations.dtype), activations.device);
-    // Expanded arrays may have more elements than memory has bytes.
-    if (channels * pixels > max_elements)
-        refuse_value("cam: activations of shape ", show(activations.shape), " have more than 2**56 elements");
-    return call;
-}
 
 ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize, int64_t spatial) {
     check_eps("resize", "eps", normalize.eps);
@@ -245,9 +90,7 @@ OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palet
     if (heatmap.shape.rank > 3)
         refuse_value("overlay: heatmap has shape ", show(heatmap.shape), "; accepted is [H, W] or [N, H, W]");
     if (!(alpha >= 0 && alpha <= 1)) refuse_value("overlay: alpha is ", alpha, "; accepted is 0 to 1");
-    if (!(image.device == heatmap.device))
-        refuse_value("overlay: image is on ", show(image.device), " but heatmap is on ", show(heatmap.device),
-                     "; both must be on the same device");
+    check_place("overlay", {"image", image}, {"heatmap", heatmap});
     const int batch = heatmap.shape.rank - 2;
     const int plain = image.shape.rank - batch;
     bool fits = plain == 2 || plain == 3;
@@ -276,6 +119,54 @@ OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palet
     call.work =
         bytes(heatmap) + 4 * check_fits("overlay", call.result, DType::uint8,
                                         working_bytes(own_size(heatmap), target, heatmap.dtype), heatmap.device);
+    return call;
+}
+
+MaskCall plan_mask(const ArrayView& image, const ArrayView& heatmap, const ArrayView* noise, Normalization normalize) {
+    check_eps("mask", "eps", normalize.eps);
+    check_floating("mask", {"image", image});
+    const int rank = image.shape.rank;
+    if (rank != 3 && rank != 4)
+        refuse_value("mask: image has shape ", show(image.shape), "; accepted is [C, H, W] or [N, C, H, W]");
+    check_spatial_extent("mask", {"image", image}, own_size(image));
+    MaskCall call;
+    call.image = image;
+    call.heatmap = checked_heatmap("mask", heatmap);
+    const bool batched = rank == 4, several = heatmap.shape.rank == rank;
+    if ((!several && heatmap.shape.rank != rank - 1) || (batched && heatmap.extent(0) != image.extent(0)))
+        refuse_value("mask: image has shape ", show(image.shape), " and heatmap ", show(heatmap.shape), "; for ",
+                     batched ? "a batch of images accepted are [N, H, W] and [N, M, H, W]"
+                             : "a single image accepted are [H, W] and [M, H, W]");
+    check_place("mask", {"image", image}, {"heatmap", heatmap});
+
+    const Size target = own_size(image);
+    if (noise) {
+        check_floating("mask", {"noise", *noise});
+        check_place("mask", {"image", image}, {"noise", *noise});
+        const DType dtype = result_dtype(heatmap.dtype);
+        if (!(noise->shape == with_size(heatmap.shape, target)))
+            refuse_value("mask: noise has shape ", show(noise->shape), "; the masks have shape ",
+                         show(with_size(heatmap.shape, target)));
+        if (noise->dtype != dtype)
+            refuse_type("mask: dtype of noise is ", name(noise->dtype), "; that of the masks is ", name(dtype));
+        call.noise = *noise;
+    }
+
+    if (batched) call.result.append(image.extent(0));
+    if (several) call.result.append(heatmap.extent(-3));
+    call.result.append(image.extent(-3));
+    call.result.append(target.height);
+    call.result.append(target.width);
+    for (ArrayView* view : {&call.heatmap, &call.noise}) {
+        if (view == &call.noise && !noise) continue;
+        if (!batched) view->insert_axis(0, 1, 0);
+        if (!several) view->insert_axis(1, 1, 0);
+    }
+    if (!batched) call.image.insert_axis(0, 1, 0);
+    call.normalize = normalize;
+    call.work = bytes(heatmap) + (noise ? bytes(*noise) : 0) +
+                2 * check_fits("mask", call.result, image.dtype,
+                               working_bytes(own_size(heatmap), target, heatmap.dtype), image.device);
     return call;
 }
 

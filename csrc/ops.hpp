@@ -93,6 +93,20 @@ struct OverlayCall {
 OverlayCall plan_overlay(const ArrayView& image, const ArrayView& heatmap, Palette palette, double alpha,
                          Normalize normalize);
 
+struct MaskCall {
+    ArrayView image;    // [N, C, H', W']
+    ArrayView heatmap;  // [N, M, H, W]
+    ArrayView noise;    // [N, M, H', W'] of the masks' type; without data there is none
+    ArrayView out;      // [..., C, H', W'] of the image's type, its images in the order of N and M
+    Shape result;
+    Normalization normalize;
+    double work = 0;
+};
+
+// image [N, C, H', W'] or [C, H', W']. heatmap [N, H, W] or [H, W], or with M maps of each image before H; noise, if it
+// is not null, the same with the image's H' and W'.
+MaskCall plan_mask(const ArrayView& image, const ArrayView& heatmap, const ArrayView* noise, Normalization normalize);
+
 namespace cpu {
 
 // What this backend runs with, for people.
@@ -109,6 +123,7 @@ void cam(const CamCall& call);
 void resize(const ResizeCall& call);
 void colorize(const ColorizeCall& call);
 void overlay(const OverlayCall& call);
+void mask(const MaskCall& call);
 
 // Of pytorch-grad-cam's users alone, whose pictures are NumPy arrays, and so of this backend alone.
 template <class T>
@@ -158,11 +173,13 @@ int64_t workspace(const CamCall& call, int device);
 int64_t workspace(const ResizeCall& call, int device);
 int64_t workspace(const ColorizeCall& call, int device);
 int64_t workspace(const OverlayCall& call, int device);
+int64_t workspace(const MaskCall& call, int device);
 
 void cam(const CamCall& call, const Queue& queue);
 void resize(const ResizeCall& call, const Queue& queue);
 void colorize(const ColorizeCall& call, const Queue& queue);
 void overlay(const OverlayCall& call, const Queue& queue);
+void mask(const MaskCall& call, const Queue& queue);
 
 }  // namespace cuda
 }  // namespace fusedcam

@@ -41,7 +41,7 @@ class Array(Exporter):
         shape = tensor.shape[: tensor.rank]
         steps = [tensor.strides[axis] * tensor.bits // 8 for axis in range(tensor.rank)]
         assert (tensor.device_type, tensor.device_index, tensor.byte_offset) == (CUDA, 0, 0)
-        kind = {(2, 32): "f4", (2, 64): "f8", (1, 8): "u1"}[tensor.code, tensor.bits]
+        kind = {(2, 16): "f2", (2, 32): "f4", (2, 64): "f8", (1, 8): "u1"}[tensor.code, tensor.bits]
         count = int(np.prod(shape))
         raw = (ctypes.c_uint8 * (count * tensor.bits // 8)).from_address(tensor.data or ctypes.addressof(managed))
         values = np.ndarray(shape, kind, raw, strides=steps)
@@ -111,6 +111,17 @@ def main():
         assert op(*inputs, normalize="minmax", out=place) is place
         assert place.source.tobytes() == op(*(x.source for x in inputs), normalize="minmax").tobytes()
     refused(lambda: fusedcam.colorize(Array(scores), out=np.zeros((*scores.shape, 3), np.uint8)), "out is a numpy")
+
+    for kind in ("f4", "f8", "f2"):
+        floats = rng.normal(size=(3, 3, 20, 24)).astype(kind)
+        masked = fusedcam.mask(Array(floats), Array(a[:, 5:9]))
+        assert masked.source.tobytes() == fusedcam.mask(floats, a[:, 5:9]).tobytes()
+    added = rng.normal(size=(3, 3, 20)).astype(np.float32)
+    place = Array(np.full((3, 1, 3, 20), np.nan, "f2"))
+    assert fusedcam.mask(Array(floats[:, :1, :3, :20]), Array(scores), noise=Array(added), out=place) is place
+    assert place.source.tobytes() == fusedcam.mask(floats[:, :1, :3, :20], scores, noise=added).tobytes()
+    refused(lambda: fusedcam.mask(Array(floats), Array(a, device=1)), "image is on cuda:0", "heatmap is on cuda:1")
+    refused(lambda: fusedcam.mask(Array(floats), a), "image is a Array but heatmap is a numpy.ndarray")
 
     out = np.full((3, 7, 6), np.nan, np.float32)
     place = Array(out)

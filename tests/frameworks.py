@@ -81,6 +81,8 @@ class Kit(NamedTuple):
     """Where the array itself says its first element is."""
     mutable: bool = True
     """Whether it can be `out`."""
+    takes_bfloat16: bool = True
+    """Whether it can be made of memory of ours that holds bfloat16: NumPy exports none."""
 
 
 def dlpack_address(array: Any) -> int:
@@ -108,10 +110,15 @@ def of_ctypes() -> Kit:
 def of_torch(wrap: Callable[[torch.Tensor], Any] = lambda tensor: tensor) -> Kit:
     return Kit(
         lambda array: wrap(to_torch(array)),
-        lambda tensor: tensor.detach().numpy(),
+        tensor_to_numpy,
         torch.Tensor,
         lambda tensor: tensor.data_ptr(),
     )
+
+
+def tensor_to_numpy(tensor: torch.Tensor) -> NDArray:
+    plain = tensor.detach()
+    return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if plain.dtype == torch.bfloat16 else plain.numpy()
 
 
 def of_class(cls: type, result: type | None = None, mutable: bool = True) -> Kit:
@@ -121,6 +128,7 @@ def of_class(cls: type, result: type | None = None, mutable: bool = True) -> Kit
         result or cls,
         lambda value: numpy_address(getattr(value, "array", value)),
         mutable,
+        result is not None,
     )
 
 
@@ -144,7 +152,7 @@ def of_onnxruntime() -> Kit:
         return OrtValue.ortvalue_from_numpy(array)
 
     # Its DLPack capsules are legacy ones, which cannot say that they may be written to.
-    return Kit(make, lambda value: value.numpy(), OrtValue, lambda value: value.data_ptr(), False)
+    return Kit(make, lambda value: value.numpy(), OrtValue, lambda value: value.data_ptr(), False, False)
 
 
 ALL = ("float32", "float16", "bfloat16", "float64")

@@ -31,12 +31,13 @@ OPTIONS = {
     "resize": ("normalize", "eps"),
     "colorize": ("colormap", "size", "normalize"),
     "overlay": ("colormap", "alpha", "normalize"),
+    "mask": ("normalize", "eps", "noise"),
 }
 
 
 def well_formed(rng: Random) -> Call:
     """The name of an op, arguments that fit, and the shape of the result."""
-    op = rng.choice(("cam", "cam", "resize", "colorize", "overlay"))
+    op = rng.choice(("cam", "cam", "resize", "colorize", "overlay", "mask"))
     N, K, C, H, W = rng.choice((0, 1, 2, 3)), rng.choice((0, 1, 3)), *rng.extents(3, 60 if rng.random() < 0.01 else 7)
     dtype = rng.choice(FLOATS)
     most = 500 if rng.random() < 0.03 else 12  # large enough for threads, now and then
@@ -68,6 +69,15 @@ def well_formed(rng: Random) -> Call:
         arguments = [rng.array(batch + image, rng.choice((dtype, "u1"))), rng.array((*batch, H, W), dtype)]
         options |= {"alpha": rng.random(), "colormap": rng.choice(("jet", "grey", np.zeros((256, 3))))}
         shape = (*batch, height, width, 3)
+    elif op == "mask":
+        batch, several = rng.choice(((), (N,))), rng.choice(((), (K,)))
+        height, width = rng.extents(2, most)
+        kind = rng.choice((dtype, rng.choice(FLOATS)))
+        arguments = [rng.array((*batch, C, height, width), kind), rng.array((*batch, *several, H, W), dtype)]
+        if rng.random() < 0.5:
+            sums = "f8" if np.dtype(dtype) == "f8" else "f4"
+            options["noise"] = rng.array((*batch, *several, height, width), sums)
+        shape = (*batch, *several, C, height, width)
     else:
         batch = tuple(rng.randint(0, 3) for _ in range(rng.randint(0, 3)))
         arguments = [rng.array((*batch, H, W), dtype)]
@@ -77,9 +87,11 @@ def well_formed(rng: Random) -> Call:
         else:
             options["size"] = size
         shape = (*batch, height, width, *((3,) if op == "colorize" else ()))
-    if op in ("cam", "resize") and rng.random() < 0.3:
+    if op in ("cam", "resize", "mask") and rng.random() < 0.3:
         options["eps"] = rng.choice((0, 1e-8, 1e-3, 2.0))
     result = "u1" if op in ("colorize", "overlay") else "f8" if np.dtype(dtype) == "f8" else "f4"
+    if op == "mask":
+        result = arguments[0].dtype
     if rng.random() < 0.7:
         options["out"] = rng.lay_out(shape, result)
     return op, arguments, options, shape

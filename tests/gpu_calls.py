@@ -44,6 +44,11 @@ def check(device: torch.device) -> int:
             assert fusedcam.overlay(images, raw, normalize=mode, out=place) is place
             assert torch.equal(place, picture)
             done += 2
+        for kind in DTYPES:
+            floats = torch.randn(N, 3, 61, 44, device=device).to(kind)
+            masked = fusedcam.mask(floats, a[:, :4])
+            assert torch.equal(masked.cpu(), fusedcam.mask(floats.cpu(), a[:, :4].cpu()))
+            done += 1
         colours = fusedcam.colorize(raw, normalize="minmax")
         assert torch.equal(colours.cpu(), fusedcam.colorize(raw.cpu(), normalize="minmax"))
     return done

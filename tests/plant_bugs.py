@@ -22,7 +22,7 @@ import pytest
 from build_copy import Copy, use
 from planted import BUGS, NONE, Bug
 
-TESTS = ["minimal", "cam", "cam_bits", "nan", "resize", "colorize", "overlay", "moving_inputs"]
+TESTS = ["minimal", "cam", "cam_bits", "nan", "resize", "colorize", "overlay", "mask", "moving_inputs"]
 # What takes long to import: each trial forks from this process and has it already. hypothesis is left out, since pytest
 # warns when its plugins come too early.
 SHARED = ["cv2", "matplotlib", "ml_dtypes", "numpy", "PIL.Image", "torch"]

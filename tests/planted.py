@@ -17,6 +17,8 @@ class Bug(NamedTuple):
 LIKELY = {
     "colour.hpp": ("colorize", "overlay"),
     "cpu/overlay.cpp": ("colorize", "overlay"),
+    "cpu/mask.cpp": ("mask",),
+    "dtype.hpp": ("mask",),
     "cpu/paint_kernels.hpp": ("colorize", "overlay"),
     "a weight of 0 reads infinity": ("nan",),
     "minimum and maximum lose NaN": ("nan",),
@@ -131,7 +133,7 @@ BUGS = [
     bug(DRAWING, "exact rows are not normalised", "blend<by, false>(", "blend<By::nothing, false>("),
     bug(DRAWING, "the rest of a row's extremes is skipped", "any_nan(trace) ? 0 : x", "any_nan(trace) ? 0 : width"),
     bug(DRAWING, "minimum instructions lose NaN", "any_nan(trace) ? 0 : x", "x"),
-    bug(DRAWING, "clamped values lose NaN", "lesser(Vector<T>(T(1)), scaled)", "lesser(scaled, Vector<T>(T(1)))"),
+    bug(DRAWING, "clamped values lose NaN", "lesser(V(T(1)), scaled)", "lesser(scaled, V(T(1)))"),
     bug(DRAWING, "a cell too few is widened", "cell < in; ++cell", "cell + 1 < in; ++cell"),
     bug("cpu/resample.hpp", "cells begin one late", "lows_[x] < cell)", "lows_[x] <= cell)"),
     bug(
@@ -245,6 +247,21 @@ BUGS = [
         "(wide > 1.0 ? 1.0 : (wide > 0.0 ? wide : 0.0))",
         "(wide > 0.0 ? wide : 0.0)",
     ),
+    # mask.cpp, dtype.hpp: masked images
+    bug("cpu/mask.cpp", "every map masks the first image", "sub(index / maps_, 3)", "sub(0 * maps_, 3)"),
+    bug("cpu/mask.cpp", "the noise of the first map", "noise.offset(index, 2) +", "noise.offset(0, 2) +"),
+    bug("cpu/mask.cpp", "an image's columns lie side by side", "if (image.strides[2] != 1) {", "if (false) {"),
+    bug("cpu/mask.cpp", "float64 heatmaps in float32", "if (call.heatmap.dtype == DType::float64)", "if (false)"),
+    bug("dtype.hpp", "halves cut off", "+ 0xfffu + (magnitude >> 13 & 1u)", ""),
+    bug("dtype.hpp", "ties away from zero", "+ 0xfffu + (magnitude >> 13 & 1u)", "+ 0x1000u"),
+    bug(
+        "dtype.hpp",
+        "small halves become zeros",
+        "const uint32_t finite = magnitude < (113u << 23) ? subnormal",
+        "const uint32_t finite = magnitude < (113u << 23) ? 0 * subnormal",
+    ),
+    bug("dtype.hpp", "NaN becomes infinity", "magnitude > 0x7f800000u ? ", "magnitude > 0x7ff00000u ? "),
+    bug("dtype.hpp", "bfloat16 cut off", "(bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;", "bits >> 16;"),
     # threads.cpp, entries.cpp
     bug("cpu/threads.cpp", "the first thread's part only", "if (begin < end) share", "if (begin == 0) share"),
     bug("cpu/threads.cpp", "skipped remainder of threads", "begin + each + (thread < rest ? 1 : 0)", "begin + each"),

@@ -113,6 +113,14 @@ BUGS = {
         "words[i / 4] >> 8 * (i % 4)",
         "words[i / 4] >> 8 * (3 - i % 4)",
     ),
+    "the noise of the first map": ("mask.cuh", "noise.offset(index, 2) : 0", "noise.offset(0, 2) : 0"),
+    "every map masks the first image": ("mask.cuh", "from = index / masking.maps *", "from = 0 / masking.maps *"),
+    "four pixels of a masked image written where three are left": (
+        "mask.cuh",
+        "if (j < count) place[j * out_step]",
+        "place[j * out_step]",
+    ),
+    "masked images read in runs at any stride": ("mask.cuh", "masking.image_vector && count", "count"),
     # Memory.
     "a channel beyond the last is written": ("fold.cuh", "lane == 0 && own < channels", "lane == 0"),
     "the palette overruns its piece": (

@@ -149,6 +149,13 @@ def normalize(maps: Wide, mode: str | None, eps: float = 0) -> Wide:
     return maps
 
 
+def mask(image: NDArray, heat: Wide, mode: str | None, noise: NDArray | float = 0) -> Wide:
+    """Wang et al. 2020, Algorithm 1: image [N, C, H', W'] and heat [N, M, H, W] -> [N, M, C, H', W']."""
+    masks = normalize(bilinear(heat, image.shape[-2:]), mode) + noise
+    with np.errstate(invalid="ignore"):
+        return masks[:, :, None] * wide(image)[:, None]
+
+
 def colorize(heat: Wide, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[..., H, W] -> [..., H, W, 3]: the nearest of 256 colours, halves upwards; NaN is black."""
     index = np.floor(255 * np.clip(np.nan_to_num(heat), 0, 1) + 0.5).astype(int)

@@ -11,7 +11,7 @@ import pytest
 import fusedcam
 
 FLOATS = "accepted are float32, float16, bfloat16 and float64"
-MAPS = "accepted is the result's: float32 or float64 for maps, uint8 for pictures"
+MAPS = "accepted is the result's: float32 or float64 for maps, uint8 for pictures, the image's for masked images"
 KINDS = "must be an array (torch, NumPy, JAX, CuPy, TensorFlow or anything with __dlpack__ or the buffer protocol)"
 
 

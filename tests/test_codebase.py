@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import fusedcam
+import fusedcam.forward
 import fusedcam.torch
 import fusedcam.torch.metrics
 import reference
@@ -96,7 +97,7 @@ STAND_INS = {"emulator.hpp": "csrc/cuda/intrinsics.cuh", "std_threads.hpp": "csr
 def part(path: Path) -> str:
     """Of csrc: a folder's name, or a file's without its ending."""
     inside = path.relative_to(CSRC)
-    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem.removesuffix("_cam")
 
 
 def test_csrc_has_the_parts_of_the_arrows():
@@ -278,11 +279,18 @@ DOCUMENTED = {name: (function, function.__doc__) for name, function in PUBLIC.it
     "GradCAM.__call__": (fusedcam.torch.GradCAM.__call__, fusedcam.torch.GradCAM.__call__.__doc__),
     "noisy_moments": (fusedcam.torch.noisy_moments, fusedcam.torch.noisy_moments.__doc__),
     "FullGrad.gradients": (fusedcam.torch.FullGrad.gradients, fusedcam.torch.FullGrad.gradients.__doc__),
+    **{
+        name: (getattr(fusedcam.forward, name), getattr(fusedcam.forward, name).__doc__)
+        for name in fusedcam.forward.__all__
+    },
 }
 DOCUMENTED |= {
     name: (function, function.__doc__)
     for name, function in vars(fusedcam.torch.metrics).items()
     if name in fusedcam.torch.metrics.__all__ and inspect.isfunction(function)
+}
+DOCUMENTED |= {
+    name: (value, value.__doc__) for name, value in vars(fusedcam.forward).items() if name.endswith("_weights")
 }
 for _class in vars(fusedcam.torch).values():
     if isinstance(_class, type) and _class.__name__ in fusedcam.torch.__all__ and "." not in _class.__qualname__:

@@ -1,200 +1,374 @@
-"""Methods that look at activations alone: one run of inference, of models with every habit, and nothing left behind."""
+"""fusedcam.forward on a NumPy network: weights against the papers' formulas in float64, and what is refused."""
 
+import sys
+
+import ml_dtypes
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from capture_models import CONTAINERS, HABITS, Net, Overwriting, Returning, Shared, unchanged
-from fusedcam.torch import FEM, KPCACAM, DeepFeatureFactorization, EigenCAM
-from fusedcam.torch.capture import Capture
-from fusedcam.torch.forward import ActivationExplainer, activations_of
+import fusedcam
+import reference
+from fusedcam import _batches
+from fusedcam.forward import ablationcam_weights, iscam_weights, scorecam_weights, sscam_weights
 
-CONTEXTS = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
-CLASSES = [EigenCAM, FEM, KPCACAM, DeepFeatureFactorization]
+CLASSES = 3
 
 
-class Sum(ActivationExplainer):
-    """The simplest of them, in which every activation shows."""
+class Net:
+    """Two linear layers with a nonlinearity that no scaling passes through, in the type of its input."""
 
-    def _scores(self, activations, nan):
-        assert not torch.is_grad_enabled()
-        return activations.sum(1)
+    def __init__(self, rng, pixels):
+        self.first = rng.normal(size=(pixels, 8)) / np.sqrt(pixels)
+        self.second = rng.normal(size=(8, CLASSES))
+        self.seen: list[int] = []
 
-
-RAW = {"size": None, "relu": False, "normalize": None}
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    print("seed:", torch.seed())
+    def __call__(self, batch):
+        batch = np.asarray(batch, np.float64)
+        self.seen.append(len(batch))
+        return np.tanh(3 * batch.reshape(len(batch), -1) @ self.first) @ self.second
 
 
 @pytest.fixture
-def x():
-    return torch.rand(3, 3, 21, 18)
+def images(rng):
+    return rng.normal(size=(2, 3, 13, 11))
 
 
-def returned(model, layer, x, call=-1):
-    """What the layer returned, by a hook of one's own."""
-    seen = []
-    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
-    with torch.no_grad():
-        model(x)
-    handle.remove()
-    return seen[call]
+@pytest.fixture
+def activations(rng):
+    return np.maximum(rng.normal(size=(2, 7, 4, 5)), -0.5)
 
 
-@pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS.keys())
-@pytest.mark.parametrize("layer", ["stem", "body", "last", None])
-@pytest.mark.parametrize("habit", HABITS)
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # the checkpoint's, as in inference
-def test_habits(habit, layer, context, x):
-    model = Net(habit).eval()
-    wanted = returned(model, model.get_submodule(layer or "last"), x)
-    explain = Sum(model, layer)
-    for _ in range(2):
-        with context():
-            given = x.clone()
-            with unchanged(model):
-                scores = explain(given, **RAW)
-        assert torch.equal(scores, wanted.sum(1))
-        assert not scores.requires_grad
-        assert not scores.is_inference()
-        assert explain.plan.layer == (layer or "last")
-        assert explain.plan.recording == "nothing"
-        assert "recorded nothing" in str(explain.plan)
-        with torch.no_grad():
-            assert torch.equal(explain.output, model(x))
+@pytest.fixture
+def net(rng):
+    return Net(rng, 3 * 13 * 11)
 
 
-@pytest.mark.parametrize("call", [0, 1, 2, -1, -2, -3, -4])
-def test_calls_of_a_shared_layer(call, x):
-    model = Shared().eval()
-    explain = Sum(model, "act", call=call)
-    if call == -1:
-        with pytest.raises(ValueError, match=r"^layer act returned float32 \[3, 7\]; accepted is a map"):
-            explain(x)
-        return
-    scores = explain(x, **RAW)
-    assert torch.equal(scores, returned(model, model.act, x, call).sum(1))
-    assert (explain.plan.call, explain.plan.calls) == (call % 4, 4)
+@pytest.fixture
+def head(rng):
+    return Net(rng, 7 * 4 * 5)
 
 
-@pytest.mark.parametrize("call", [4, -5])
-def test_no_such_call(call, x):
-    with pytest.raises(ValueError, match=f"^call is {call}, but layer act was called 4 times$"):
-        Sum(Shared().eval(), "act", call=call)(x)
+def softmax(scores):
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
-def test_the_last_map_of_a_shared_layer(x):
-    model = Shared().eval()
-    explain = Sum(model)
-    scores = explain(x, **RAW)
-    assert torch.equal(scores, returned(model, model.act, x, 2).sum(1))
-    assert (explain.plan.layer, explain.plan.call) == ("act", 2)
+def scores_of(net, images, activations, change=lambda batch, mask, image: batch):
+    """[N, K, C]: one masked image at a time, by the oracle's mask."""
+    found = np.empty((len(images), CLASSES, activations.shape[1]))
+    for n, image in enumerate(images):
+        for k in range(activations.shape[1]):
+            mask = reference.normalize(reference.bilinear(activations[n, k], image.shape[-2:]), "minmax")
+            found[n, :, k] = net(change(mask * image, mask, image)[None])[0]
+    return found
 
 
-@pytest.mark.parametrize(("kind", "take"), CONTAINERS.values(), ids=CONTAINERS.keys())
-def test_containers(kind, take, x):
-    model = Returning(kind, take).eval()
-    scores = Sum(model, "layer")(x, **RAW)
-    with torch.no_grad():
-        assert torch.equal(scores, model.conv(x).relu().sum(1))
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100, None])
+def test_scorecam(net, images, activations, batch_size):
+    wanted = softmax(scores_of(net, images, activations))
+    net.seen.clear()
+    got = scorecam_weights(net, images, activations, batch_size=batch_size)
+    assert got.dtype == np.float64
+    assert got.shape == (2, CLASSES, 7)
+    np.testing.assert_allclose(got, wanted, rtol=1e-10)
+    assert max(net.seen) == min(batch_size or 32, 7)
+    assert sum(net.seen) == 14
+    heat = fusedcam.cam(activations, weights=got, size=(13, 11))
+    assert heat.shape == (2, CLASSES, 13, 11)
 
 
-def test_a_layers_output_is_overwritten_afterwards(x):
-    model = Overwriting().eval()
-    scores = Sum(model, "layer")(x, **RAW)
-    with torch.no_grad():
-        assert torch.equal(scores, model.stem(x).sum(1))
+def test_scores_of_one_class(net, images, activations):
+    got = scorecam_weights(lambda batch: net(batch)[:, 1], images, activations)
+    np.testing.assert_allclose(got, softmax(scores_of(net, images, activations)[:, 1]), rtol=1e-10)
 
 
-def test_another_path_than_before(x):
-    """The last map is searched anew where the model has changed, and the run that showed it leaves no trace."""
-
-    class Depth(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
-            self.norm = nn.BatchNorm2d(3)
-            self.times = 1
-
-        def forward(self, x):
-            x = self.first(self.norm(x))
-            for _ in range(self.times):
-                x = self.second(x)
-            return x.mean((2, 3))
-
-    model = Depth().train()
-    explain = Sum(model)
-    with pytest.warns(UserWarning, match="training mode"):
-        explain(x, **RAW)
-    assert model.norm.num_batches_tracked == 1, "the survey's run is taken back"
-    model.times = 3
-    scores = explain(x, **RAW)
-    assert explain.plan.calls == 3
-    assert model.norm.num_batches_tracked == 2
-    model.eval()
-    assert scores.shape == (3, 13, 10)
-    assert torch.equal(explain(x, **RAW), returned(model, model.second, x).sum(1))
+@pytest.mark.parametrize("baseline", ["nothing", "number", "image", "images"])
+def test_increase_of_confidence(rng, net, images, activations, baseline):
+    below = {
+        "nothing": 0.0,
+        "number": -1.5,
+        "image": rng.normal(size=(3, 13, 11)),
+        "images": rng.normal(size=(2, 3, 13, 11)),
+    }[baseline]
+    wanted = scores_of(net, images, activations) - net(np.broadcast_to(below, images.shape))[:, :, None]
+    given = {} if baseline == "nothing" else {"baseline": below}
+    np.testing.assert_allclose(scorecam_weights(net, images, activations, softmax=False, **given), wanted, atol=1e-10)
 
 
-def test_eval_mode_for_the_call(x):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.BatchNorm2d(4)).train()
-    with unchanged(model):
-        scores = Sum(model, "1", eval=True)(x, **RAW)
-    with torch.no_grad():
-        assert torch.equal(scores, model[0](x).sum(1))
+def test_top_channels(rng, net, images, activations):
+    """Those that deviate the most within their map, whatever its mean; others have no weight at all."""
+    activations = activations * rng.uniform(0.1, 3, (2, 7, 1, 1)) + rng.normal(size=(2, 7, 1, 1))
+    order = np.argsort(-activations.std((2, 3)), 1)
+    got = scorecam_weights(net, images, activations, top_channels=3, batch_size=2)
+    scores = scores_of(net, images, activations)
+    for n in range(2):
+        chosen = order[n, :3]
+        np.testing.assert_allclose(got[n][:, chosen], softmax(scores[n][:, chosen]), rtol=1e-10)
+        assert not got[n][:, order[n, 3:]].any()
+    all_of_them = scorecam_weights(net, images, activations, top_channels=100)
+    np.testing.assert_allclose(all_of_them, softmax(scores), rtol=1e-10)
 
 
-def test_inference_tensors(x):
-    """As input, and as what the layer returns."""
-    with torch.inference_mode():
-        given = x + 0
-        model = Net("inference_mode").eval()
-        scores = EigenCAM(model, "stem")(given)
-    torch.testing.assert_close(scores, EigenCAM(model, "stem")(x))
+@pytest.mark.parametrize("cumulative", [False, True])
+def test_iscam(net, images, activations, cumulative):
+    factors = [1 / 4, 2 / 4, 3 / 4, 1]
+    if cumulative:
+        factors = [1 / 4, 3 / 4, 6 / 4, 10 / 4]
+    parts = [scores_of(net, images, activations, lambda batch, *_, f=f: f * batch) for f in factors]
+    wanted = softmax(np.mean(parts, 0))
+    got = iscam_weights(net, images, activations, samples=4, cumulative=cumulative, batch_size=3)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    assert abs(got - scorecam_weights(net, images, activations)).max() > 1e-3
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_targets_are_refused(cls, x):
-    explain = cls(Net().eval(), "last")
-    message = f"^targets: {cls.__name__} looks at activations alone, and its maps are the same for every class; "
-    for targets in (0, [1, 2, 3], lambda output: output[:, 0]):
-        with pytest.raises(ValueError, match=message):
-            explain(x, targets=targets)
+def test_sscam_without_noise_is_scorecam(net, images, activations):
+    wanted = scorecam_weights(net, images, activations)
+    for noise in ("mask", "image"):
+        got = sscam_weights(net, images, activations, samples=2, std=0, noise=noise)
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
-def test_refusals(x):
-    model = Net().eval()
-    with pytest.raises(ValueError, match=r"^layer head returned float32 \[3, 5\]; accepted is a map \[N, C, H, W\]"):
-        Sum(model, "head")(x)
-    model.unused = nn.Conv2d(1, 1, 1).eval()
-    with pytest.raises(RuntimeError, match=r"^layer unused was not called: "):
-        Sum(model, "unused")(x)
-    with pytest.raises(ValueError, match=r"^target_layer: no layer returned a map"):
-        Sum(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval())(torch.rand(1, 1, 2, 2))
-    with pytest.raises(AttributeError, match=r"^output is there after a call"):
-        _ = Sum(model).output
+@pytest.mark.parametrize("noise", ["mask", "image"])
+def test_sscam(net, images, activations, noise):
+    """What the network was shown are masks, or masked images, and noise; weights are its mean scores' softmax."""
+    shown: list[np.ndarray] = []
+
+    def scores(batch):
+        shown.append(batch.copy())
+        return net(batch)
+
+    got = sscam_weights(scores, images, activations, samples=60, std=0.5, noise=noise, seed=5, batch_size=4)
+    batches = np.concatenate(shown).reshape(60, 2, 7, 3, 13, 11)
+    clean = fusedcam.mask(images, activations)
+    added = batches - clean
+    if noise == "mask":
+        added = added / images[:, None]
+        np.testing.assert_allclose(added, np.broadcast_to(added[:, :, :, :1], added.shape), atol=1e-8)
+        added = added[:, :, :, 0]
+    count = added.size
+    assert abs(added.mean()) < 6 * 0.5 / np.sqrt(count)
+    assert abs(added.std() / 0.5 - 1) < 6 / np.sqrt(2 * count)
+    flat = added.reshape(60 * 14, -1)
+    likeness = np.corrcoef(flat) - np.eye(len(flat))
+    assert abs(likeness).max() < 0.75, "no two draws are the same"
+    scored = net(batches.reshape(-1, 3, 13, 11)).reshape(60, 2, 7, CLASSES).mean(0).swapaxes(1, 2)
+    np.testing.assert_allclose(got, softmax(scored), rtol=1e-9)
+
+    again = sscam_weights(net, images, activations, samples=60, std=0.5, noise=noise, seed=5, batch_size=9)
+    np.testing.assert_allclose(again, got, rtol=1e-9, err_msg="the batch size changed the noise")
+    other = sscam_weights(net, images, activations, samples=60, std=0.5, noise=noise, seed=6)
+    assert abs(other - got).max() > 1e-6
 
 
-def test_nothing_is_recorded_or_held(x):
-    """No graph: what the layers before it returned is gone."""
-    model = Net().eval()
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor), lambda packed: packed):
-        forward = activations_of(Capture(model, "stem", -1), [x], {}, 3)
-    assert not saved
-    assert forward.activations.grad_fn is None
-    assert forward.output.grad_fn is None
+def ablated(head, activations):
+    """[N, K, C]"""
+    y = head(activations)[:, :, None]
+    parts = []
+    for k in range(activations.shape[1]):
+        without = activations.copy()
+        without[:, k] = 0
+        parts.append(head(without))
+    return y, np.stack(parts, 2)
 
 
-def test_arguments_by_name(x):
-    class Scaled(Net):
-        def forward(self, x, factor=1, *, shift=0):
-            return super().forward(x * factor + shift)
+@pytest.mark.parametrize("batch_size", [1, 3, None])
+def test_ablationcam(head, activations, batch_size):
+    before = activations.copy()
+    y, y_k = ablated(head, activations)
+    got = ablationcam_weights(head, activations, batch_size=batch_size)
+    np.testing.assert_allclose(got, (y - y_k) / y, rtol=1e-9, atol=1e-12)
+    assert np.array_equal(activations, before)
+    top = ablationcam_weights(head, activations, top_channels=2)
+    assert ((top != 0).sum(2) == 2).all()
+    assert ((top == 0) | np.isclose(top, got)).all()
 
-    model = Scaled().eval()
-    scores = Sum(model, "stem")(x, 2, shift=torch.tensor(3.0), **RAW)
-    with torch.no_grad():
-        assert torch.equal(scores, model.stem(x * 2 + 3).sum(1))
+
+def test_a_score_of_zero_is_not_divided_by(head, activations):
+    zero = lambda batch: head(batch) - head(activations[:1])  # noqa: E731
+    y, y_k = ablated(zero, activations)
+    got = ablationcam_weights(zero, activations)
+    np.testing.assert_allclose(got[0], (y - y_k)[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(got[1], (y - y_k)[1] / y[1], rtol=1e-9, atol=1e-12)
+
+
+KINDS = {
+    "float32": lambda array: array.astype(np.float32),
+    "float16": lambda array: array.astype(np.float16),
+    "bfloat16": lambda array: array.astype(ml_dtypes.bfloat16),
+    "tensor": lambda array: torch.from_numpy(array),
+    "bfloat16 tensor": lambda array: torch.from_numpy(array).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_types_and_frameworks(net, head, images, activations, make):
+    """Weights fit the activations, so that cam takes them."""
+    x, a = make(images), make(activations)
+    wide = lambda array: (array.double().numpy() if isinstance(array, torch.Tensor) else array).astype(np.float64)  # noqa: E731
+    calls = {
+        "score": scorecam_weights(lambda batch: net(wide(batch)), x, a, top_channels=4),
+        "smoothed": sscam_weights(lambda batch: net(wide(batch)), x, a, samples=2, noise="image"),
+        "integrated": iscam_weights(lambda batch: net(wide(batch)), x, a, samples=2),
+        "ablation": ablationcam_weights(lambda batch: head(wide(batch)), a),
+    }
+    for name, weights in calls.items():
+        assert type(weights) is type(a), name
+        assert weights.dtype == a.dtype
+        assert fusedcam.cam(a, weights=weights).shape == (2, CLASSES, 4, 5)
+    wanted = scorecam_weights(net, wide(x), wide(a), top_channels=4)
+    assert abs(wide(calls["score"]) - wanted).max() < (1e-9 if a.dtype == torch.float64 else 0.05)
+    assert abs(wanted).max() > 0.3
+
+
+def test_jax(net, images, activations):
+    import jax.numpy as jnp
+
+    x, a = jnp.asarray(images, jnp.float32), jnp.asarray(activations, jnp.bfloat16)
+    got = scorecam_weights(lambda batch: jnp.asarray(net(batch), jnp.bfloat16), x, a, top_channels=3)
+    assert type(got) is type(a)
+    assert got.dtype == a.dtype
+    wanted = scorecam_weights(net, images, np.asarray(a).astype(np.float64), top_channels=3)
+    assert abs(np.asarray(got).astype(np.float64) - wanted).max() < 0.05
+
+
+def test_an_empty_batch(net, head, images, activations):
+    for weights in (
+        scorecam_weights(net, images[:0], activations[:0]),
+        scorecam_weights(net, images[:0], activations[:0], softmax=False),
+        ablationcam_weights(head, activations[:0]),
+    ):
+        assert weights.shape == (0, 7)
+
+
+def test_progress(net, images, activations, capsys, monkeypatch):
+    """Silent unless asked; by the caller's, by rich, and by tqdm where rich is not."""
+    steps: list[int] = []
+
+    def watched(batches):
+        steps.append(len(batches))
+        return iter(batches)
+
+    wanted = scorecam_weights(net, images, activations, batch_size=4)
+    assert capsys.readouterr() == ("", "")
+    assert np.array_equal(scorecam_weights(net, images, activations, batch_size=4, progress=watched), wanted)
+    assert steps == [4]
+    assert np.array_equal(scorecam_weights(net, images, activations, batch_size=4, progress=True), wanted)
+    assert "Score-CAM" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    assert np.array_equal(scorecam_weights(net, images, activations, batch_size=4, progress=True), wanted)
+    assert "Score-CAM: 100%" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ModuleNotFoundError, match="progress=True needs rich or tqdm: pip install rich"):
+        scorecam_weights(net, images, activations, progress=True)
+
+
+def test_rows_follow_from_memory():
+    assert _batches.rows_together(5, 10**9, 0, 32) == 5
+    assert _batches.rows_together(None, 1, 10**12, 32) == 32
+    assert _batches.rows_together(None, 10**6, 4 * 64 * 7 * 10**6, 32) == 7
+    assert _batches.rows_together(None, 10**9, 0, 32) == 1
+    assert 0 <= _batches.free_memory() < 2**50
+
+
+REFUSED = {
+    "scores no callable": (
+        lambda x, a: scorecam_weights(3, x, a),
+        TypeError,
+        "scores is of type int; accepted is a callable",
+    ),
+    "images a list": (lambda x, a: scorecam_weights(sum, [1], a), TypeError, "images is a list; accepted is an array"),
+    "one image": (
+        lambda x, a: scorecam_weights(sum, x[0], a),
+        ValueError,
+        r"images have shape \(3, 13, 11\); accepted is \[N, C, H, W\]",
+    ),
+    "bytes": (
+        lambda x, a: scorecam_weights(sum, x.astype("u1"), a),
+        TypeError,
+        "dtype of images is uint8; accepted are floats",
+    ),
+    "other N": (
+        lambda x, a: scorecam_weights(sum, x[:1], a),
+        ValueError,
+        "images are 1 but activations are of 2; both are of N images",
+    ),
+    "no channels": (
+        lambda x, a: scorecam_weights(sum, x, a[:, :0]),
+        ValueError,
+        r"activations have shape \(2, 0, 4, 5\); C, H and W must be at least 1",
+    ),
+    "batch_size 0": (
+        lambda x, a: scorecam_weights(sum, x, a, batch_size=0),
+        ValueError,
+        "batch_size is 0; accepted is an int of at least 1, or None",
+    ),
+    "batch_size 1.5": (
+        lambda x, a: scorecam_weights(sum, x, a, batch_size=1.5),
+        TypeError,
+        "batch_size is 1.5; accepted is",
+    ),
+    "top_channels True": (
+        lambda x, a: scorecam_weights(sum, x, a, top_channels=True),
+        TypeError,
+        "top_channels is True; accepted is",
+    ),
+    "progress": (
+        lambda x, a: scorecam_weights(sum, x, a, progress="rich"),
+        TypeError,
+        "progress is 'rich'; accepted is True, False, or a callable",
+    ),
+    "scores of another count": (
+        lambda x, a: scorecam_weights(lambda b: np.ones(3), x, a),
+        ValueError,
+        r"scores returned shape \(3,\); accepted is \[B\] or \[B, K\] with B = 7",
+    ),
+    "a score": (
+        lambda x, a: scorecam_weights(lambda b: 1.0, x, a),
+        ValueError,
+        r"scores returned shape \(\); accepted",
+    ),
+    "no classes": (
+        lambda x, a: scorecam_weights(lambda b: np.ones((len(b), 0)), x, a),
+        ValueError,
+        r"scores returned shape \(7, 0\)",
+    ),
+    "complex scores": (
+        lambda x, a: scorecam_weights(lambda b: np.ones(len(b), complex), x, a),
+        TypeError,
+        "scores returned dtype complex128; accepted are real numbers",
+    ),
+    "baseline": (
+        lambda x, a: scorecam_weights(lambda b: np.ones(len(b)), x, a, softmax=False, baseline=np.ones(4)),
+        ValueError,
+        r"baseline has shape \(4,\); accepted is a number or an image for images \(2, 3, 13, 11\)",
+    ),
+    "baseline a string": (
+        lambda x, a: scorecam_weights(lambda b: np.ones(len(b)), x, a, softmax=False, baseline="0"),
+        TypeError,
+        "dtype of baseline is <U1; accepted are real numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(images, activations, call, kind, message):
+    with pytest.raises(kind, match=f"^scorecam_weights: {message}"):
+        call(images, activations)
+
+
+def test_refused_samples_and_noise(images, activations):
+    for options, kind, message in (
+        ({"samples": 0}, ValueError, "samples is 0; accepted is an int of at least 1"),
+        ({"samples": "3"}, TypeError, "samples is '3'; accepted is an int of at least 1"),
+        ({"std": -1}, ValueError, "std is -1; accepted is a finite number of at least 0"),
+        ({"std": np.nan}, ValueError, "std is nan; accepted"),
+        ({"std": "2"}, TypeError, "std is '2'; accepted is a number"),
+        ({"noise": "both"}, ValueError, "noise is 'both'; accepted: 'mask', 'image'"),
+        ({"seed": None}, TypeError, "seed is None; accepted is an int"),
+        ({"seed": -1}, ValueError, "seed is -1; accepted is an int from 0"),
+    ):
+        with pytest.raises(kind, match=f"^sscam_weights: {message}"):
+            sscam_weights(sum, images, activations, **options)
+    with pytest.raises(ValueError, match=r"^iscam_weights: samples is 0"):
+        iscam_weights(sum, images, activations, samples=0)

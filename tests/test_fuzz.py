@@ -47,6 +47,7 @@ CALLS = {
     "resize": lambda x: fusedcam.resize(x.h, [6, 7], normalize="minmax"),
     "colorize": lambda x: fusedcam.colorize(x.h, colormap="turbo", size=9),
     "overlay": lambda x: fusedcam.overlay(x.image, x.h),
+    "mask": lambda x: fusedcam.mask(x.a, x.g, noise=x.a),
     "memoryview": lambda x: fusedcam.resize(memoryview(x.h), 3),
     "versioned capsule": lambda x: fusedcam.resize(Exporter(x.h, "versioned"), 3),
     "tensors": lambda x: fusedcam.cam(torch.from_numpy(x.a), torch.from_numpy(x.g), size=9),

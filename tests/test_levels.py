@@ -30,6 +30,8 @@ def results():
             images = rng.integers(0, 256, (len(raw), 37, 53, 3), np.uint8)
             digest.update(fusedcam.overlay(images, raw, normalize="minmax").tobytes())
             digest.update(fusedcam.colorize(raw, size=45, normalize="minmax").tobytes())
+            floats = rng.normal(size=(len(raw), 3, 37, 53)).astype(dtype)
+            digest.update(fusedcam.mask(floats, a[:, :4]).tobytes())
     return digest.hexdigest()
 
 
@@ -49,7 +51,7 @@ def test_every_level_gives_the_same_bits(level):
 @pytest.mark.parametrize("level", LEVELS[1:])
 def test_the_values_of_the_other_levels(level, request):
     """Against the oracle, by the tests of the ops."""
-    names = ("cam", "cam_bits", "minimal", "nan", "resize", "colorize", "overlay", "exchange")
+    names = ("cam", "cam_bits", "minimal", "nan", "resize", "colorize", "overlay", "mask", "exchange")
     files = [str(request.path.with_name(f"test_{name}.py")) for name in names]
     status, said, _ = in_a_process(level, ["-m", "pytest", "-q", "-p", "no:cacheprovider", *files])
     assert status == 0, said[-3000:]

@@ -85,6 +85,17 @@ def test_colorize():
     assert fusedcam.colorize(heat, colormap="grey")[..., 0].tolist() == [[0, 127], [255, 0]]
 
 
+def test_mask():
+    # The map 2, 4, 6 becomes 0, 1/2, 1; at twice the width, by quarters, 0, 1/8, 3/8, 5/8, 7/8, 1.
+    heat = np.array([[2, 4, 6]], np.float32)
+    image = np.array([[[8, 8, 8]], [[-2, 4, 6]]], np.float32)
+    assert fusedcam.mask(image, heat).tolist() == [[[0, 4, 8]], [[0, 2, 6]]]
+    wide = np.full((1, 1, 6), 8, np.float32)
+    assert fusedcam.mask(wide, heat).tolist() == [[[0, 1, 3, 5, 7, 8]]]
+    two = fusedcam.mask(wide, np.stack([heat, -heat]), noise=np.full((2, 1, 6), 0.5, np.float32))
+    assert two.tolist() == [[[[4, 5, 7, 9, 11, 12]]], [[[12, 11, 9, 7, 5, 4]]]]
+
+
 def test_overlay():
     # A quarter of white or black over grey 100: 75 + 255 / 4 = 138.75, and 75. NaN shows the image.
     image = np.full((2, 2, 3), 100, np.uint8)

@@ -48,6 +48,12 @@ def test_resize():
         fusedcam.resize(heatmap, (Mover(heatmap, 64), 64))
 
 
+def test_mask():
+    image = np.ones((1, *LARGE), np.float32)
+    with pytest.raises(ValueError, match=r"mask: image has shape \(1,\)"):
+        fusedcam.mask(image, np.ones((2, 2), np.float32), eps=Mover(image, 0))
+
+
 def test_cam():
     activations = np.ones((1, *LARGE), np.float32)
     with pytest.raises(ValueError, match=r"cam: activations have shape \(1,\)"):

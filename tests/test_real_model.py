@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import fusedcam
-from fusedcam.torch import GradCAM
+from fusedcam.torch import AblationCAM, GradCAM, ScoreCAM
 from fusedcam.torch.metrics import grid_pointing_game, mosaic, pointing_game
 from fusedcam.torch.pretrained import SIDE, Classifier, load
 
@@ -50,6 +50,34 @@ def test_before_pooling_gradcam_is_cam(lite0, tiles, dtype):
     assert (abs(cam.double().numpy() - exact) <= d).all()
     assert (abs(H * W * raw.double().numpy() - exact) <= d).all()
     assert abs(exact).max() > 1  # the scores are not lost in the bound
+
+
+def test_before_pooling_ablation_cam_has_a_closed_form(lite0, tiles):
+    """There y - y_k is the channel's mean times its weight in the class's row; what comes before runs no more."""
+    classes, model = [lite0.find(name) for name in TILES], lite0.model
+    rows: list[int] = []
+    with (
+        AblationCAM(model, "_swish") as explain,
+        model._blocks[3].register_forward_hook(lambda *io: rows.append(len(io[2]))),
+    ):
+        raw = explain(tiles, targets=classes, size=None, relu=False, normalize=None)
+    assert explain.plan.reruns == ()
+    assert rows == [4, 4, 2, 2, *[32] * (4 * 1280 // 32)], "a hook sees what it returned, in more rows"
+    with torch.no_grad():
+        activations = model.extract_features(tiles).double()
+    parts = activations.mean((2, 3)) * model._fc.weight.detach()[classes].double()
+    y = explain.output.double()[torch.arange(4), classes]
+    wanted = fusedcam.cam(activations, weights=parts / y[:, None], relu=False, normalize=None)
+    assert (raw.double() - wanted).abs().max() < 2e-4 * wanted.abs().max()
+
+
+def test_score_cam_finds_the_tripod(lite0, tiles):
+    """By the 8 channels that deviate the most: its peak lies where the tripod stands, below the middle."""
+    explain = ScoreCAM(lite0.model, top_channels=8)
+    heat = explain(tiles[2:3], targets=lite0.find("tripod"))[0]
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    assert SIDE / 4 < x < 3 * SIDE / 4
+    assert y > SIDE / 2
 
 
 def test_mosaic_lights_the_named_quadrant(lite0, tiles):

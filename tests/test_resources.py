@@ -44,10 +44,19 @@ def test_registers_and_spills():
     used = resources()
     architectures = len(_build.CUDA_ARCHITECTURES.split(";"))
     names = {name for name, *_ in used}
-    for stem in ("cam_cluster", "cam_partial", "cam_draw", "cam_finish", "resize_maps", "paint_maps", "find_ranges"):
+    for stem in (
+        "cam_cluster",
+        "cam_partial",
+        "cam_draw",
+        "cam_finish",
+        "resize_maps",
+        "paint_maps",
+        "mask_maps",
+        "find_ranges",
+    ):
         assert any(stem in name for name in names), stem
     assert len(names) <= KERNELS
-    assert len(used) <= 2 * KERNELS * architectures, "find_ranges comes with each of resize.cu and overlay.cu"
+    assert len(used) <= 2 * KERNELS * architectures, "find_ranges comes with each of resize.cu, overlay.cu and mask.cu"
     for name, registers, stack, local in used:
         assert (stack, local) == ("0", "0"), f"{name} spills"
         kind = "double" if re.search(r"Id[dE]", name) else "float"
@@ -80,7 +89,7 @@ def test_wide_loads_and_stores():
     if newest >= 80:  # Turing copies by way of its registers
         for kernel in ("cam_cluster", "cam_partial"):
             assert has(kernel, r"LDGSTS\.E\.BYPASS\.128", since=80), "tiles are copied 16 bytes at a time"
-    for kernel in ("cam_clusterIff", "cam_drawIf", "resize_mapsIf"):
+    for kernel in ("cam_clusterIff", "cam_drawIf", "resize_mapsIf", "mask_mapsIf"):
         assert has(kernel, r"STG\.E\.128"), "four float32 are written as one"
     assert has("paint_mapsIf", r"STG\.E\b"), "four pixels are written as three words"
 

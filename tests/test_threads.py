@@ -81,7 +81,7 @@ def stored(large, tmp_path) -> np.ndarray:
 
 @pytest.mark.usefixtures("keep_threads")
 @pytest.mark.parametrize("N", [1, 2, 4])
-@pytest.mark.parametrize("op", ["cam", "resize", "colorize", "overlay"])
+@pytest.mark.parametrize("op", ["cam", "resize", "colorize", "overlay", "mask"])
 def test_any_number_of_threads(op, N, large, rng):
     heat = rng.random((N, 9, 11), np.float32)
     image = rng.integers(256, size=(N, 801, 607, 3), dtype=np.uint8)
@@ -90,6 +90,7 @@ def test_any_number_of_threads(op, N, large, rng):
         "resize": lambda: fusedcam.resize(heat, (801, 607), normalize="minmax"),
         "colorize": lambda: fusedcam.colorize(heat, size=(801, 607), normalize="max"),
         "overlay": lambda: fusedcam.overlay(image, heat, normalize="minmax"),
+        "mask": lambda: fusedcam.mask(image[..., 0, None].swapaxes(1, 3).astype(np.float32), heat),
     }[op]
     results = []
     for threads in (1, 2, 3, 4):

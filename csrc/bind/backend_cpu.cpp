@@ -20,6 +20,7 @@ void run(const CamCall& call, const Borrowed&) { compute(call, cpu::cam); }
 void run(const ResizeCall& call, const Borrowed&) { compute(call, cpu::resize); }
 void run(const ColorizeCall& call, const Borrowed&) { compute(call, cpu::colorize); }
 void run(const OverlayCall& call, const Borrowed&) { compute(call, cpu::overlay); }
+void run(const MaskCall& call, const Borrowed&) { compute(call, cpu::mask); }
 
 PyObject* dlpack_stream(const Borrowed&) { return nullptr; }
 void follow(const Borrowed&, void*) {}

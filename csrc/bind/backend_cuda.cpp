@@ -65,6 +65,7 @@ void run(const CamCall& call, const Borrowed& like) { start(call, like, cuda::ca
 void run(const ResizeCall& call, const Borrowed& like) { start(call, like, cuda::resize); }
 void run(const ColorizeCall& call, const Borrowed& like) { start(call, like, cuda::colorize); }
 void run(const OverlayCall& call, const Borrowed& like) { start(call, like, cuda::overlay); }
+void run(const MaskCall& call, const Borrowed& like) { start(call, like, cuda::mask); }
 
 PyObject* dlpack_stream(const Borrowed& borrowed) {
     // TensorFlow takes no stream: it waits for its own before it hands memory over.

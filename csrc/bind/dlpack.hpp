@@ -73,6 +73,7 @@ struct ExchangeApi {
 // Of the results' element types.
 constexpr DataType dtype_of(DType dtype) {
     if (dtype == DType::uint8) return {code_uint, 8, 1};
+    if (dtype == DType::bfloat16) return {code_bfloat, 16, 1};
     return {code_float, static_cast<uint8_t>(8 * item_size(dtype)), 1};
 }
 

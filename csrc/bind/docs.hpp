@@ -95,6 +95,41 @@ inline constexpr char overlay[] =
     "overlay(image, heatmap, colormap, alpha, normalize, out, /)\n--\n\n"
     "fusedcam.overlay, with the colour map as a uint8 table [256, 3].";
 
+inline constexpr char mask[] =
+    R"(mask(image, heatmap, *, normalize='minmax', eps=0.0, noise=None, out=None)
+--
+
+Images times heatmaps: each map is resampled to its image's size, normalised and multiplied with the image in one pass.
+
+What Score-CAM runs a model on, with a layer's channels as heatmaps (Wang et al. 2020, Algorithm 1,
+https://arxiv.org/abs/1910.01279: the channel is upsampled, then normalised, then multiplied with the image). The
+resampled maps never exist as a whole, and with `out` one buffer serves batch after batch.
+
+Equivalent to::
+
+    masks = resize(heatmap, image.shape[-2:], normalize=normalize, eps=eps) + noise    # [N, M, H', W']
+    out   = (masks[:, :, None] * image[:, None]).astype(image.dtype)                   # [N, M, C, H', W']
+
+bit for bit, with the product in float32 (float64 for a float64 image).
+
+Args:
+    image: [N, C, H', W'], or [C, H', W'] without a batch; float32, float16, bfloat16 or float64; any framework and
+        strides.
+    heatmap: M maps of each image, [N, M, H, W] ([M, H, W]), or one, [N, H, W] ([H, W]), such as `activations[:, 8:40]`;
+        any of those dtypes, of the image's framework and device.
+    normalize: as in `cam`, by the extremes of the resampled map; None leaves its values as they are.
+    eps: as in `cam`.
+    noise: added to the normalised maps, of their shape at the image's size, [N, M, H', W'] or as the heatmap has it;
+        float32 (float64 for a float64 heatmap).
+    out: an array of the result's shape, dtype, framework and device to write to and return; any strides.
+
+Returns:
+    [N, M, C, H', W'] of the image's dtype, framework and device; without N or M where the arguments have none.
+
+Raises:
+    ValueError, TypeError: as `cam`.
+)";
+
 inline constexpr char address[] = R"(address(array, /)
 --
 

@@ -223,6 +223,30 @@ PyObject* overlay(PyObject*, PyObject* const* values, Py_ssize_t positional, PyO
     });
 }
 
+PyObject* mask(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
+    return guarded("mask", values, positional, keywords, [&] {
+        enum { image_, heatmap_, normalize, eps, noise_, out };
+        static const Signature signature("mask", 2, 2, {"image", "heatmap", "normalize", "eps", "noise", "out"});
+        const Arguments given(signature, values, positional, keywords);
+        const Normalization mode(given.normalize(normalize, Normalize::minmax), given.number(eps, 0));
+        const Borrowed image("mask", "image", given.required(image_));
+        const Borrowed heatmap("mask", "heatmap", given.required(heatmap_));
+        heatmap.must_match("mask", "heatmap", image, "image");
+        std::optional<Borrowed> noise;
+        if (PyObject* array = given.get(noise_)) {
+            noise.emplace("mask", "noise", array);
+            noise->must_match("mask", "noise", image, "image");
+        }
+        const ArrayView* added = noise ? &noise->view() : nullptr;
+        MaskCall call = plan_mask(image.view(), heatmap.view(), added, mode);
+        Destination destination("mask", given.get(out), image, call.result, image.view().dtype,
+                                {&image.view(), &heatmap.view(), added ? added : &heatmap.view()});
+        call.out = destination.view();
+        backend::run(call, image);
+        return destination.release();
+    });
+}
+
 PyObject* address(PyObject*, PyObject* array) {
     return guarded("address", &array, 1, nullptr, [&] {
         const Borrowed borrowed("address", "array", array);
@@ -248,6 +272,7 @@ PyMethodDef entries[] = {
     entry("resize", resize, docs::resize),
     entry("colorize", colorize, docs::colorize),
     entry("overlay", overlay, docs::overlay),
+    entry("mask", mask, docs::mask),
     {"address", address, METH_O, docs::address},
     {nullptr, nullptr, 0, nullptr},
 };

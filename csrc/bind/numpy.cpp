@@ -43,6 +43,8 @@ int numpy_type(DType dtype) {
     switch (dtype) {
         case DType::float64: return NPY_DOUBLE;
         case DType::uint8: return NPY_UBYTE;
+        case DType::float16: return NPY_HALF;
+        case DType::bfloat16: return NPY_UINT16;
         default: return NPY_FLOAT;
     }
 }
@@ -69,10 +71,17 @@ void borrow_numpy(const char* op, const char* argument, PyObject* object, ArrayV
         refuse_value(op, ": ", argument, " is not aligned to its item size; pass numpy.ascontiguousarray(array)");
 }
 
-PyObject* new_numpy(const Shape& shape, DType dtype, void** data) {
+PyObject* new_numpy(const Shape& shape, DType dtype, PyObject* like, void** data) {
     npy_intp extents[max_rank];
     for (int axis = 0; axis < shape.rank; ++axis) extents[axis] = shape.extent[axis];
-    PyObject* array = PyArray_SimpleNew(shape.rank, extents, numpy_type(dtype));
+    PyObject* array = nullptr;
+    if (dtype == DType::bfloat16) {
+        PyArray_Descr* descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(like));
+        Py_INCREF(descr);  // which the call steals
+        array = PyArray_NewFromDescr(&PyArray_Type, descr, shape.rank, extents, nullptr, nullptr, 0, nullptr);
+    } else {
+        array = PyArray_SimpleNew(shape.rank, extents, numpy_type(dtype));
+    }
     if (array) *data = PyArray_DATA(reinterpret_cast<PyArrayObject*>(array));
     return array;
 }

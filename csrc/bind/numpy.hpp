@@ -30,10 +30,11 @@ inline bool set_axes(ArrayView& view, int rank, const Py_ssize_t* extents, const
 // Sets `view` to the memory of an array. `op` and `argument` name it in refusals.
 void borrow_numpy(const char* op, const char* argument, PyObject* array, ArrayView& view);
 
-// A new array of its own memory, to be filled; null with a Python error set.
-PyObject* new_numpy(const Shape& shape, DType dtype, void** data);
+// A new array of its own memory, to be filled; null with a Python error set. bfloat16, which is not NumPy's own, is
+// that of the array `like`.
+PyObject* new_numpy(const Shape& shape, DType dtype, PyObject* like, void** data);
 
-// A new array over memory that `owner` (stolen, also on failure) keeps alive.
+// A new array over memory that `owner` (stolen, also on failure) keeps alive. bfloat16 as uint16, of the same bits.
 PyObject* wrap_numpy(const ArrayView& view, PyObject* owner);
 
 }  // namespace fusedcam::bind

@@ -59,7 +59,7 @@ void free_owned(PyObject* capsule) { std::free(PyCapsule_GetPointer(capsule, nul
 Result::Result(const Borrowed& like, const Shape& shape, DType dtype) : like_(like) {
     if (like.framework().numpy) {
         void* data = nullptr;
-        array_ = new_numpy(shape, dtype, &data);
+        array_ = new_numpy(shape, dtype, like.object(), &data);
         if (!array_) throw PythonError{};
         view_ = dense_view(data, shape, dtype);
     } else {

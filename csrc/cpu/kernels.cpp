@@ -2,6 +2,7 @@
 // that another file has too could be taken from here by the linker and run where there are no such instructions.
 #include "draw_kernels.hpp"
 #include "fold_kernels.hpp"
+#include "mask_kernels.hpp"
 #include "paint_kernels.hpp"
 #include "row_kernels.hpp"
 #include "stretch_kernels.hpp"
@@ -28,6 +29,7 @@ constexpr Kernels make() {
     made.draw32 = draw_kernels<float>;
     made.draw64 = draw_kernels<double>;
     made.paint = paint_kernels;
+    made.mask = mask_kernels;
     made.stretch32 = stretch_kernels<float>;
     made.stretch64 = stretch_kernels<double>;
     return made;

@@ -100,6 +100,28 @@ struct StretchKernels {
     void (*quantize)(const T* row, int64_t count, T brightest, uint8_t* out);
 };
 
+// out[x] = mask[x] * image[x], rounded to the image's type.
+struct MaskKernels {
+    template <class Element>
+    using Multiply = void (*)(const WideOf<Element>* mask, const Element* image, int64_t width, Element* out);
+    Multiply<float> float32;
+    Multiply<Float16> float16;
+    Multiply<BFloat16> bfloat16;
+    Multiply<double> float64;
+
+    template <class Element>
+    Multiply<Element> multiply() const {
+        if constexpr (std::is_same_v<Element, Float16>)
+            return float16;
+        else if constexpr (std::is_same_v<Element, BFloat16>)
+            return bfloat16;
+        else if constexpr (std::is_same_v<Element, double>)
+            return float64;
+        else
+            return float32;
+    }
+};
+
 struct Kernels {
     const char* name;
     SumKernels<float, float> float32;
@@ -109,6 +131,7 @@ struct Kernels {
     DrawKernels<float> draw32;
     DrawKernels<double> draw64;
     PaintKernels paint;
+    MaskKernels mask;
     StretchKernels<float> stretch32;
     StretchKernels<double> stretch64;
 

@@ -146,9 +146,10 @@ __device__ void fold_large(const FoldPlan& plan, const Element* activations, con
 
 // ---- Both ----
 
-// One part of one map into `sums` [H*W], in shared or global memory.
+// One part of one map into `sums` [H*W], in shared or global memory. Inlined: as a call it would need a stack.
 template <class Element, class T, int quad>
-__device__ void fold(const FoldPlan& plan, int64_t map, int64_t part, const FoldSpace<T>& space, T* sums) {
+__device__ __forceinline__ void fold(const FoldPlan& plan, int64_t map, int64_t part, const FoldSpace<T>& space,
+                                     T* sums) {
     const int64_t image = map / plan.classes, first = part * plan.run * plan.block;
     const int64_t rest = plan.channels - first, whole = plan.run * plan.block;
     const int count = static_cast<int>(rest < whole ? rest : whole);

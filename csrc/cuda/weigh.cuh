@@ -110,13 +110,23 @@ template <class Element, class T, int quad>
 class Pixels {
   public:
     __device__ Pixels(const Source& source, const FoldPlan& plan, int64_t unit) : vector_(source.vector) {
+        int64_t column = unit * quad, row = 0, slice = 0;
+        if (!source.flat) {  // spares the divisions
+            row = column / plan.width;
+            column -= row * plan.width;
+        }
+        if (source.slice) {
+            slice = row / source.height;
+            row -= slice * source.height;
+        }
 #pragma unroll
         for (int i = 0; i < quad; ++i) {
-            const int64_t pixel = unit * quad + i;
-            offset_[i] = pixel * source.column;
-            if (source.flat) continue;  // spares the division
-            const int64_t row = pixel / plan.width;
-            offset_[i] = row_offset(source, row) + (pixel - row * plan.width) * source.column;
+            offset_[i] = slice * source.slice + row * source.row + column * source.column;
+            if (++column < plan.width || source.flat) continue;
+            column = 0;
+            if (++row < source.height || !source.slice) continue;
+            row = 0;
+            ++slice;
         }
     }
 

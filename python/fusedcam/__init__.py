@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._native import __version__, info, set_num_threads
     from .compat import patch, patch_status, patched, unpatch
-    from .functional import cam, colorize, eigencam, overlay, resize
+    from .functional import cam, colorize, eigencam, mask, overlay, resize
     from .methods import METHODS
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "colorize",
     "eigencam",
     "info",
+    "mask",
     "overlay",
     "patch",
     "patch_status",
@@ -35,6 +36,7 @@ _HOME = {
     "colorize": ".functional",
     "eigencam": ".functional",
     "info": "._native",
+    "mask": ".functional",
     "overlay": ".functional",
     "patch": ".compat",
     "patch_status": ".compat",

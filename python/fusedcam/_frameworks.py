@@ -7,24 +7,70 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 
 def from_numpy(array: NDArray[Any], like: Any) -> Any:
-    """`array`'s memory as an array of the framework of `like`; `array` itself where there is no way into it."""
-    package = _package(like)
+    """`array`'s memory as an array of the framework of `like`; `array` itself where there is no way into it.
+
+    NumPy's DLPack knows no bfloat16: its bits come as uint16, which nothing else does.
+    """
+    package, halves = _package(like), array.dtype == "uint16"
     if package in ("jax", "jaxlib"):
-        return sys.modules["jax"].numpy.from_dlpack(array, device=_device(like))
+        jnp = sys.modules["jax"].numpy
+        found = jnp.from_dlpack(array, device=_device(like))
+        return found.view(jnp.bfloat16) if halves else found
     if package == "tensorflow":
-        return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(array.__dlpack__())
+        tensorflow = sys.modules["tensorflow"]
+        found = tensorflow.experimental.dlpack.from_dlpack(array.__dlpack__())
+        return tensorflow.bitcast(found, tensorflow.bfloat16) if halves else found
     torch = sys.modules.get("torch")
     if torch and isinstance(like, torch.Tensor):  # a subclass has its author's package
-        return torch.from_dlpack(array)
+        return torch.from_dlpack(array).view(torch.bfloat16) if halves else torch.from_dlpack(array)
+    if halves:
+        dtypes = sys.modules.get("ml_dtypes")
+        if dtypes and not hasattr(like, "__array_namespace__") and not hasattr(type(like), "from_dlpack"):
+            return array.view(dtypes.bfloat16)
+        raise TypeError(f"there is no way to make a bfloat16 {type(like).__name__} of ours; pass one as out")
     if hasattr(like, "__array_namespace__"):
         return like.__array_namespace__().from_dlpack(array)
     if hasattr(type(like), "from_dlpack"):
         return type(like).from_dlpack(array)
     return array
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """The numbers of a framework's array on the host; torch's bfloat16 as float32."""
+    torch = sys.modules.get("torch")
+    if torch and isinstance(array, torch.Tensor):
+        plain = array.detach().cpu()
+        return np.asarray((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
+    if _package(array) == "cupy":
+        return np.asarray(array.get())
+    return np.asarray(array.numpy() if hasattr(array, "numpy") else array)  # TensorFlow, ONNX Runtime
+
+
+def like(array: NDArray[Any], other: Any, dtype: Any = None) -> Any:
+    """`array`'s numbers as an array of the framework of `other`, on its device; of `dtype`, one of that framework's,
+    or of `array`'s."""
+    name = array.dtype.name if dtype is None else getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
+    array = array.astype("float32" if name == "bfloat16" else name, copy=False)
+    torch, package = sys.modules.get("torch"), _package(other)
+    if torch and isinstance(other, torch.Tensor):
+        return torch.from_numpy(array).to(other.device, getattr(torch, name))
+    if package == "cupy":
+        with other.device:
+            return sys.modules["cupy"].asarray(array)
+    made = from_numpy(array, other)
+    if name != "bfloat16":
+        return made
+    return sys.modules["tensorflow"].cast(made, dtype) if package == "tensorflow" else made.astype(dtype)
+
+
+def writable(array: Any) -> bool:
+    """Whether arrays of that framework are written to."""
+    return isinstance(array, np.ndarray) or _package(array) in ("torch", "cupy")
 
 
 def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:

@@ -31,6 +31,7 @@ cam = _cpu.cam
 resize = _cpu.resize
 colorize = _cpu.colorize
 overlay = _cpu.overlay
+mask = _cpu.mask
 overlay_stretched: dict[str, Any] = {
     "float32": _cpu.overlay_stretched_float32,
     "float64": _cpu.overlay_stretched_float64,

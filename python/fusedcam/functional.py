@@ -1,6 +1,6 @@
-"""cam, eigencam, resize, colorize and overlay: stateless functions, arrays in, arrays out.
+"""cam, eigencam, resize, colorize, overlay and mask: stateless functions, arrays in, arrays out.
 
-cam and resize are the native functions themselves: a Python wrapper would cost more than a small call.
+cam, resize and mask are the native functions themselves: a Python wrapper would cost more than a small call.
 """
 
 from typing import Any, TypeVar
@@ -10,13 +10,14 @@ import numpy as np
 from . import _colormaps, _native, _projection
 from ._frameworks import from_numpy
 
-__all__ = ["cam", "colorize", "eigencam", "overlay", "resize"]
+__all__ = ["cam", "colorize", "eigencam", "mask", "overlay", "resize"]
 
 Array = TypeVar("Array")
 Size = int | tuple[int, ...] | list[int]
 
 cam = _native.cam
 resize = _native.resize
+mask = _native.mask
 
 
 def eigencam(

@@ -5,6 +5,7 @@
 
 #define __global__
 #define __device__
+#define __forceinline__ inline
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)

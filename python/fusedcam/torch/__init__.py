@@ -1,6 +1,7 @@
 """Explanations of PyTorch models: activations and gradients of a layer at about the cost of inference."""
 
 try:
+    from .ablationcam import AblationCAM
     from .capture import Plan
     from .classifier import CAM
     from .decomposition import KPCACAM, DeepFeatureFactorization, Factorization
@@ -13,6 +14,7 @@ try:
     from .legrad import LeGrad
     from .methods import EXPLAINERS
     from .refine import RefineCAM
+    from .scorecam import ISCAM, SSCAM, ScoreCAM
     from .sess import SESS
     from .shapley import ShapleyCAM
     from .smoothing import Moments, Smoothed, noisy_moments
@@ -46,6 +48,10 @@ __all__ = [
     "ShapleyCAM",
     "Smoothed",
     "noisy_moments",
+    "ISCAM",
+    "SSCAM",
+    "AblationCAM",
+    "ScoreCAM",
     *EXPLAINERS,
 ]
 

@@ -18,13 +18,14 @@ __all__ = [
     "normal",
     "rebuilt",
     "replaced",
+    "rows",
     "shares_memory",
     "tensors",
 ]
 
 
-def find_map(output: Any, n: int, form: Form = IMAGES, *, tokens: bool = True) -> Tensor | None:
-    """The first map of floats with N = n in what a module returned, of the form that is meant; tokens may be one."""
+def find_map(output: Any, n: int, form: Form = IMAGES, *, tokens: bool = False) -> Tensor | None:
+    """The first map of floats with N = n in what a module returned, of the form that is meant, or tokens."""
     for tensor in tensors(output):
         if form.is_map(tensor, n) or (tokens and form.are_tokens(tensor, n)):
             return tensor
@@ -50,6 +51,17 @@ def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
 def detached(output: Any) -> Any:
     """`output` without the graph behind its tensors."""
     return rebuilt(output, lambda tensor: tensor.detach())
+
+
+def rows(output: Any, start: int, count: int, total: int) -> Any:
+    """`count` rows of `output`, which is of `total`: of its tensors, or of a list with an entry for each row."""
+    if isinstance(output, list | tuple) and len(output) == total and not isinstance(output[0], Tensor):
+        return output[start : start + count]
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[start : start + count] if tensor.ndim and tensor.shape[0] == total else tensor
+
+    return rebuilt(output, cut)
 
 
 def normal(value: Any) -> Any:

@@ -21,7 +21,7 @@ class Plan:
     shape: tuple[int, ...]
     """Of the activations as the layer returned them, [N, C, H, W] or the like."""
     recording: Literal["from the layer", "from the start", "nothing"]
-    """Where recording for the backward began; "nothing" by methods that need none."""
+    """Where recording for the backward began; "nothing" where there was none."""
     reruns: tuple[str, ...]
     """Why the model ran again, once each."""
     tokens: tuple[int, int] | None = None

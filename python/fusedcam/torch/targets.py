@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Score", "chosen_classes", "class_indices", "score_function"]
+from .outputs import rows
+
+__all__ = ["RowScores", "Score", "chosen_classes", "class_indices", "score_function"]
 
 Score = Callable[[Any], Tensor]
 
@@ -149,3 +151,43 @@ def _checked(score: Any, n: int) -> Tensor:
     if not score.is_floating_point():
         raise TypeError(f"targets: dtype of the score is {score.dtype}; accepted is a floating-point dtype")
     return score
+
+
+class RowScores:
+    """Scores of batches that hold images many times over: M times N rows, whose row m N + n is of image n.
+
+    Args:
+        targets: whose scores, as `score_function` takes them for N images; None means each image's first choice in
+            `output`.
+        output: the model's, for the N images themselves.
+        n: N.
+    """
+
+    def __init__(self, targets: Any, output: Any, n: int):
+        self.n, self._targets = n, targets
+        self.by_class = targets is None or not (
+            callable(targets) or (isinstance(targets, list | tuple) and bool(targets) and all(map(callable, targets)))
+        )
+        """Whether each row's score is its own affair; else `targets` see the rows of all N images at once."""
+        if self.by_class:
+            of_images = _classes(output, n)
+            indices = of_images.argmax(1) if targets is None else class_indices(targets, n)
+            _select(of_images, indices)  # in range?
+            self._columns = indices.to(of_images.device)
+        else:
+            self._score = score_function(targets, n)
+
+    def __call__(self, output: Any, count: int, image: int | None = None) -> Tensor:
+        """[M, N] or [M, N, K] of so many rows, in float32 or float64; with `image` they are all of that image, and N
+        is 1."""
+        if not self.by_class:
+            parts = [self._score(rows(output, start, self.n, count)) for start in range(0, count, self.n)]
+            return _wide(torch.stack(parts))
+        columns = self._columns if image is None else self._columns[image : image + 1]
+        n = len(columns)
+        found = _classes(output, count).gather(1, columns.reshape(n, -1).repeat(count // n, 1))
+        return _wide(found).reshape(-1, *columns.shape)
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores if scores.dtype == torch.float64 else scores.float()

@@ -1,0 +1,413 @@
+"""AblationCAM: maps against the paper's formula on whole runs of the model, and what of it runs again."""
+
+import copy
+import threading
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fusedcam
+from capture_models import CLASSES, CONTAINERS, HABITS, Net, Overwriting, Returning, Shared, unchanged
+from fusedcam.torch import AblationCAM
+from fusedcam.torch.outputs import find_map, replaced
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    print("seed:", torch.seed())
+    before = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)  # threads of such small networks wait for each other
+    yield
+    torch.set_default_dtype(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 3, 21, 18)
+
+
+def close(got, wanted, atol=1e-9):
+    torch.testing.assert_close(got, wanted, rtol=0, atol=atol)
+
+
+def plain(model, layer, x, score, call=-1, **kwargs):
+    """Activations [N, C, H, W], scores [N, K] and scores without each channel [N, K, C], by whole runs of the model."""
+    seen: list[Any] = []
+    with torch.no_grad():
+        with layer.register_forward_hook(lambda *io: seen.append(copy.deepcopy(find_map(io[2], len(x))))):
+            y = score(model(x, **kwargs))
+        right = range(len(seen))[call]
+        columns = []
+        for channel in range(seen[call].shape[1]):
+            count = iter(range(99))
+
+            def ablate(module, inputs, output, channel=channel, count=count):
+                if next(count) != right:
+                    return None
+                maps = find_map(output, len(x))
+                return replaced(output, maps, maps.index_fill(1, torch.tensor([channel]), 0))
+
+            with layer.register_forward_hook(ablate):
+                columns.append(score(model(x, **kwargs)))
+    return seen[call], y, torch.stack(columns, -1)
+
+
+def expected(model, layer, x, score, call=-1, **kwargs):
+    """[N, K, H, W]"""
+    activations, y, y_k = plain(model, layer, x, score, call, **kwargs)
+    return fusedcam.cam(activations, weights=(y[..., None] - y_k) / y[..., None], size=tuple(x.shape[-2:]))
+
+
+def all_classes(output):
+    return output
+
+
+EVERY = [list(range(CLASSES))] * 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, None])
+@pytest.mark.parametrize("layer", ["stem", "body", "last"])
+def test_every_layer(x, layer, batch_size):
+    model = Net().eval()
+    wanted = expected(model, model.get_submodule(layer), x, all_classes)
+    with unchanged(model):
+        explain = AblationCAM(model, layer, batch_size=batch_size)
+        got = explain(x, targets=EVERY)
+    close(got, wanted)
+    assert explain.plan.reruns == ()
+    assert explain.plan.recording == "nothing"
+    assert not any("forward" in vars(module) for module in model.modules())
+    torch.testing.assert_close(explain.output, model(x).detach())
+
+
+TARGETS = {
+    "none": (None, lambda out: out.max(1).values),
+    "int": (2, lambda out: out[:, 2]),
+    "a class per image": ([4, 0, 2], lambda out: out.gather(1, torch.tensor([[4], [0], [2]]))[:, 0]),
+    "several": ([[1, 4], [0, 2], [3, 3]], lambda out: out.gather(1, torch.tensor([[1, 4], [0, 2], [3, 3]]))),
+    "callable": (lambda out: out[:, 1] * 2, lambda out: out[:, 1] * 2),
+    "callable of the batch": (lambda out: out.gather(1, torch.tensor([[1, 4], [0, 2], [3, 3]])),) * 2,
+    "callables": ([lambda row, i=i: row[i] ** 2 for i in (4, 0, 2)], lambda out: out.diagonal(dim1=0, dim2=1)[:0]),
+}
+
+
+@pytest.mark.parametrize("top_channels", [None, 3])
+@pytest.mark.parametrize(("targets", "score"), TARGETS.values(), ids=TARGETS)
+def test_targets(x, targets, score, top_channels):
+    model = Net().eval()
+    if targets is None:
+        first = model(x).argmax(1, keepdim=True)
+        score = lambda out: out.gather(1, first)[:, 0]  # noqa: E731
+    if isinstance(targets, list) and callable(targets[0]):
+        score = lambda out: out.gather(1, torch.tensor([[4], [0], [2]]))[:, 0] ** 2  # noqa: E731
+    activations, y, y_k = plain(model, model.last, x, score)
+    weights = (y[..., None] - y_k) / y[..., None]
+    if top_channels:
+        tried = activations.flatten(2).std(2).argsort(1, descending=True)[:, :3]
+        keep = torch.zeros(3, 7).scatter(1, tried, 1)
+        weights = weights * (keep if weights.ndim == 2 else keep[:, None])
+    got = AblationCAM(model, "last", top_channels=top_channels)(
+        x, targets=targets, size=None, normalize=None, relu=False
+    )
+    close(got, fusedcam.cam(activations, weights=weights, normalize=None, relu=False))
+
+
+def test_callables_of_one_image(x):
+    model = Net().eval()
+    got = AblationCAM(model, "last", batch_size=4)(x[:1], targets=lambda out: out[:, 1])
+    close(got, expected(model, model.last, x[:1], lambda out: out[:, 1:2])[:, 0])
+    assert AblationCAM(model, "last")(x[:0]).shape == (0, 21, 18)
+
+
+def test_a_score_of_zero_is_not_divided_by(x):
+    model = Net().eval()
+    zero = model(x[:1]).detach()[0, 1]
+    activations, y, y_k = plain(model, model.last, x[:1], lambda out: out[:, 1] - zero)
+    assert not y.any()
+    got = AblationCAM(model, "last")(x[:1], targets=lambda out: out[:, 1] - zero, size=None, normalize=None, relu=False)
+    close(got, fusedcam.cam(activations, weights=-y_k, normalize=None, relu=False))
+
+
+class Counting(nn.Module):
+    """A module that notes how many rows each of its runs had."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.rows = inner, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        return self.inner(x)
+
+
+class Residual(nn.Module):
+    """A stem, a block around the layer with a skip connection, and a head; `write` writes in place here and there."""
+
+    def __init__(self, write: str = ""):
+        super().__init__()
+        self.write = write
+        self.stem = Counting(nn.Conv2d(3, 6, 3, padding=1))
+        self.relu = nn.ReLU(inplace=True)
+        self.before = Counting(nn.Conv2d(6, 6, 3, padding=1))
+        self.layer = nn.Conv2d(6, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = Counting(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, CLASSES)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.write == "before":
+            x.mul_(2)
+        if self.write == "statement before":
+            self.relu(x)
+        else:
+            x = self.relu(x)
+        inner = self.layer(self.before(x))
+        if self.write == "layer's output":
+            inner.add_(1)
+        if self.write == "skip":
+            x.mul_(3)
+        if self.write == "statement":
+            self.relu(x)
+        if self.write == "concatenated":
+            return self.head(torch.cat([x, inner], 1)[:, 3:9])
+        return self.head(F.relu(self.norm(inner) + x, inplace=True))
+
+
+@pytest.mark.parametrize("write", ["", "before", "layer's output", "skip", "statement", "concatenated"])
+def test_only_what_follows_runs_again(x, write):
+    model = Residual(write).eval()
+    wanted = expected(model, model.layer, x, all_classes)
+    for module in (model.stem, model.before, model.head):
+        module.rows.clear()
+    explain = AblationCAM(model, "layer", batch_size=4)
+    got = explain(x, targets=EVERY)
+    close(got, wanted)
+    assert explain.plan.reruns == ()
+    # The images, what there is to keep, and two rows of the whole model to see that the rest alone gives the same.
+    assert model.stem.rows == model.before.rows == [3, 3, 2]
+    assert model.head.rows == [3, 3, 2, 2, *[4, 2] * 3]
+
+
+def test_the_whole_model_runs_where_its_rest_alone_differs(x):
+    """What the layer before returned was changed by a module whose own result nobody used."""
+    model = Residual("statement before").eval()
+    wanted = expected(model, model.layer, x, all_classes)
+    model.stem.rows.clear()
+    explain = AblationCAM(model, "layer", batch_size=4)
+    close(explain(x, targets=EVERY), wanted)
+    assert explain.plan.reruns == ("what follows the layer does not give the same when it runs alone",)
+    assert model.stem.rows == [3, 3, 2, *[4, 2] * 3]
+
+
+class Mixing(nn.Module):
+    """What follows the layer depends on Python's state, on how often it ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head, self.runs = nn.Conv2d(3, 4, 3), nn.Linear(4, CLASSES), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.head(self.conv(x).mean((2, 3))) * self.runs
+
+
+def test_a_rest_that_differs_is_found_out(x):
+    explain = AblationCAM(Mixing().eval(), "conv")
+    explain(x)
+    assert explain.plan.reruns == ("what follows the layer does not give the same when it runs alone",)
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, -2])
+def test_a_shared_layers_calls(x, call):
+    model = Shared().eval()
+    close(
+        AblationCAM(model, "act", call=call, batch_size=3)(x, targets=EVERY),
+        expected(model, model.act, x, all_classes, call),
+    )
+
+
+def test_the_last_map_is_found(x):
+    explain = AblationCAM(Shared().eval())
+    explain(x)
+    assert explain.plan.layer == "act"
+    assert explain.plan.call == 2
+    assert explain.plan.reruns == ("the last map had to be found first",)
+
+
+@pytest.mark.parametrize(("kind", "take"), CONTAINERS.values(), ids=CONTAINERS)
+def test_what_layers_and_models_return(x, kind, take):
+    model = Returning(kind, take).eval()
+    score = lambda output: take(output)[:, 1]  # noqa: E731
+    got = AblationCAM(model, "layer", batch_size=6)(x, targets=score)
+    close(got, expected(model, model.layer, x, lambda output: score(output)[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_habits(x, habit):
+    model = Net(habit).eval()
+    for layer in ("stem", "last"):
+        got = AblationCAM(model, layer, batch_size=5)(x, targets=EVERY)
+        close(got, expected(model, model.get_submodule(layer), x, all_classes))
+
+
+def test_a_layer_that_returns_its_input(x):
+    model = Overwriting().eval()
+    close(AblationCAM(model, "layer")(x, targets=EVERY), expected(model, model.layer, x, all_classes))
+
+
+def test_hooks_of_others_stay_and_act_once(x):
+    model = Net().eval()
+    model.last.register_forward_hook(lambda module, inputs, output: output * 2 + 1)
+    model.stem.register_forward_hook(lambda module, inputs, output: output * 3)
+    wanted = expected(model, model.last, x, all_classes)
+    with unchanged(model):
+        explain = AblationCAM(model, "last", batch_size=4)
+        close(explain(x, targets=EVERY), wanted)
+    assert explain.plan.reruns == ()
+
+
+def test_a_forward_of_the_instances_own_comes_back(x):
+    model = Net().eval()
+    own = lambda y, conv=model.stem: nn.Conv2d.forward(conv, y) + 1  # noqa: E731
+    model.stem.forward = own
+    wanted = expected(model, model.last, x, all_classes)
+    close(AblationCAM(model, "last")(x, targets=EVERY), wanted)
+    assert model.stem.forward is own
+    assert "forward" not in vars(model.last)
+
+
+def test_a_run_that_fails_leaves_nothing(x):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    explain = AblationCAM(model, "0")
+    first, calls = explain(x), iter(range(99))
+
+    def fail(*io):
+        if next(calls) == 4:
+            raise KeyError("late")
+
+    with model[1].register_forward_pre_hook(fail), unchanged(model), pytest.raises(KeyError, match="late"):
+        explain(x)
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert torch.equal(explain(x), first)
+
+
+def test_more_arguments(x):
+    net = Net().eval()
+
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, factor, shift):
+            assert len(factor) == len(x)
+            return self.net(x) * factor[:, None] + shift
+
+    factor, shift = torch.rand(3) + 1, torch.rand(CLASSES)
+    model = Weighted().eval()
+    got = AblationCAM(model, "net.last", batch_size=4)(x, factor, targets=EVERY, shift=shift)
+    close(got, expected(model, net.last, x, all_classes, factor=factor, shift=shift))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_types(x, dtype):
+    model, half = Net().eval(), Net().to(dtype).eval()
+    half.load_state_dict(model.state_dict())
+    explain = AblationCAM(half, "last")
+    got = explain(x.to(dtype), targets=1)
+    assert explain.plan.reruns == ()
+    assert got.dtype == torch.float32
+    bound = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.6}[dtype]
+    assert (got - AblationCAM(model, "last")(x, targets=1)).abs().max() < bound
+
+
+def test_a_model_in_training(x):
+    """Batch norm and dropout: whole runs, whose statistics and random numbers leave no trace."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    explain = AblationCAM(model, "0")
+    state = torch.get_rng_state()
+    with pytest.warns(UserWarning, match="the model is in training mode"):
+        explain(x)
+    assert model[1].num_batches_tracked == 1
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    model(x)
+    assert torch.equal(torch.get_rng_state(), after), "as after one forward"
+    quiet = AblationCAM(model, "0", eval=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = quiet(x, targets=1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    close(first, expected(model.eval(), model[0], x, lambda out: out[:, 1:2])[:, 0])
+
+
+def test_gradients_are_neither_needed_nor_left(x):
+    model = Net().eval()
+    wanted = AblationCAM(model, "last")(x)
+    with torch.inference_mode():
+        assert torch.equal(AblationCAM(model, "last")(x).clone(), wanted)
+    got = AblationCAM(model.requires_grad_(False), "last")(x.clone().requires_grad_())
+    assert torch.equal(got, wanted)
+    assert not got.requires_grad
+
+
+def test_threads_at_the_same_time(x):
+    """Each with its own runs; those that only use the model meanwhile see it as it is."""
+    model = Residual().eval()
+    wanted = {layer: AblationCAM(model, layer)(x, targets=1) for layer in ("layer", "before")}
+    plain_output, found, stop = model(x).detach(), [], threading.Event()
+
+    def work(layer):
+        explain = AblationCAM(model, layer, batch_size=2)
+        for _ in range(4):
+            found.append((layer, explain(x, targets=1), explain.plan.reruns))
+
+    def use():
+        while not stop.is_set():
+            with torch.no_grad():
+                found.append(("", model(x), ()))
+
+    users = threading.Thread(target=use)
+    users.start()
+    workers = [threading.Thread(target=work, args=(layer,)) for layer in ("layer", "before", "layer")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    stop.set()
+    users.join()
+    for layer, heat, reruns in found:
+        close(heat, wanted[layer] if layer else plain_output)
+        assert reruns == ()
+    assert len([layer for layer, *_ in found if layer]) == 12
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_bar_is_shown_when_asked_for(x, capsys):
+    steps: list[int] = []
+    model = Net().eval()
+    heat = AblationCAM(model, "last", batch_size=4, progress=lambda batches: steps.append(len(batches)) or batches)(x)
+    assert steps == [6]
+    assert capsys.readouterr() == ("", "")
+    assert torch.equal(AblationCAM(model, "last", batch_size=4, progress=True)(x), heat)
+    assert "Ablation-CAM" in capsys.readouterr().out
+
+
+def test_refused(x):
+    model = Net().eval()
+    for call, kind, message in (
+        (lambda: AblationCAM(model, batch_size=-1), ValueError, "^batch_size is -1; accepted"),
+        (lambda: AblationCAM(model, progress="yes"), TypeError, "^progress is 'yes'; accepted"),
+        (lambda: AblationCAM(model, "head")(x), ValueError, r"layer head returned float64 \[3, 5\]"),
+        (lambda: AblationCAM(model)(x, targets=7), ValueError, "targets: class 7 is out of range"),
+        (lambda: AblationCAM(nn.Sequential(model, nn.Softmax(1)), "2"), ValueError, "no module '2'"),
+    ):
+        with unchanged(model), pytest.raises(kind, match=message):
+            call()
