@@ -65,6 +65,34 @@ struct ResizeCall {
 
 ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize, int64_t spatial = 2);
 
+enum class Fuse : uint8_t { mean, max, product };
+
+// Maps of several layers, each onto the same grid, made one pixel by pixel; what is drawn is normalised at last.
+struct FuseCall {
+    static constexpr int most = 16;
+
+    int count = 0;
+    ArrayView layers[most];  // [..., (D,) H, W] of any resolution
+    ArrayView out;           // of the shape of `result`
+    Shape result;
+    Fuse by = Fuse::mean;
+    Normalization normalize;
+    int64_t spatial = 2;
+    Size size;
+    double work = 0;
+
+    bool volumes() const { return spatial == 3; }
+    ArrayView maps() const { return as_maps(out, spatial); }
+    Size size_of_layer(int index) const {
+        const ArrayView& layer = layers[index];
+        return {layer.extent(-2), layer.extent(-1), volumes() ? layer.extent(-3) : 1};
+    }
+};
+
+// layers [..., (D, H,) W]; the largest extents of all are the size that is not given.
+FuseCall plan_fuse(const ArrayView* layers, int count, Fuse by, std::optional<Size> size, Normalization normalize,
+                   int64_t spatial);
+
 // A colour map: 256 rows of red, green, blue.
 using Palette = const uint8_t (*)[3];
 
@@ -121,6 +149,7 @@ void limit_threads(int count);
 
 void cam(const CamCall& call);
 void resize(const ResizeCall& call);
+void fuse(const FuseCall& call);
 void colorize(const ColorizeCall& call);
 void overlay(const OverlayCall& call);
 void mask(const MaskCall& call);
@@ -171,12 +200,14 @@ void wait(const Queue& queue);
 
 int64_t workspace(const CamCall& call, int device);
 int64_t workspace(const ResizeCall& call, int device);
+int64_t workspace(const FuseCall& call, int device);
 int64_t workspace(const ColorizeCall& call, int device);
 int64_t workspace(const OverlayCall& call, int device);
 int64_t workspace(const MaskCall& call, int device);
 
 void cam(const CamCall& call, const Queue& queue);
 void resize(const ResizeCall& call, const Queue& queue);
+void fuse(const FuseCall& call, const Queue& queue);
 void colorize(const ColorizeCall& call, const Queue& queue);
 void overlay(const OverlayCall& call, const Queue& queue);
 void mask(const MaskCall& call, const Queue& queue);

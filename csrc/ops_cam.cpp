@@ -1,4 +1,4 @@
-// The checks of cam and the one form its arrays are brought to.
+// The checks of cam and the one form its arrays are brought to; the maps of several layers.
 #include <algorithm>
 
 #include "check.hpp"
@@ -141,6 +141,31 @@ CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSourc
     // Expanded arrays may have more elements than memory has bytes.
     if (channels * pixels > max_elements)
         refuse_value("cam: activations of shape ", show(activations.shape), " have more than 2**56 elements");
+    return call;
+}
+
+FuseCall plan_fuse(const ArrayView* layers, int count, Fuse by, std::optional<Size> size, Normalization normalize,
+                   int64_t spatial) {
+    FuseCall call;
+    call.count = count;
+    call.by = by;
+    call.normalize = normalize;
+    call.spatial = spatial;
+    Size largest{1, 1};
+    double working = 0;
+    for (int i = 0; i < count; ++i) {
+        call.layers[i] = as_maps(layers[i], spatial);
+        const Size own = call.size_of_layer(i);
+        largest = {std::max(largest.height, own.height), std::max(largest.width, own.width),
+                   std::max(largest.depth, own.depth)};
+    }
+    call.size = size.value_or(largest);
+    for (int i = 0; i < count; ++i) working += working_bytes(call.size_of_layer(i), call.size, layers[i].dtype);
+    call.result = layers[0].shape;
+    call.result.rank -= static_cast<int>(spatial);
+    append(call.result, call.size, spatial);
+    const double bytes = check_fits("cam", call.result, layers[0].dtype, working, layers[0].device);
+    call.work = bytes * (count + 2);
     return call;
 }
 

@@ -1,6 +1,5 @@
 """Several layers in one run: fused maps against plain autograd and the oracle, models with habits, and no trace."""
 
-import copy
 import threading
 
 import numpy as np
@@ -269,15 +268,25 @@ def test_one_run_and_one_backward(monkeypatch, x):
     assert (runs, grads, modes) == ([1], [1], [False, True])
 
 
-def test_autocast_and_half_types(x):
-    net = Net().eval().float()
-    with torch.autocast("cpu", torch.bfloat16), unchanged(net):
-        heat = GradCAM(net, LAYERS)(x.float(), targets=1, relu=False)
-    low = GradCAM(copy.deepcopy(net).bfloat16(), LAYERS)(x.bfloat16(), targets=1, relu=False)
-    full = GradCAM(net, LAYERS)(x.float(), targets=1, relu=False)
-    assert heat.dtype == low.dtype == torch.float32
-    torch.testing.assert_close(heat, full, rtol=0, atol=0.15)
-    torch.testing.assert_close(low, full, rtol=0, atol=0.15)
+def test_the_largest_extents_of_all(x):
+    """Of a wide map and a high one, neither of which is the largest."""
+    wide, high = nn.Conv2d(3, 4, (5, 1), stride=(4, 1)), nn.Conv2d(3, 4, (1, 5), stride=(1, 4))
+
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.high, self.head = wide, high, nn.Linear(4, CLASSES)
+
+        def forward(self, x):
+            return self.head(self.wide(x).square().mean((2, 3)) + self.high(x).square().mean((2, 3)))
+
+    model = Crossed().eval()
+    own = maps_of(model, ["wide", "high"], x)
+    assert [one.shape[2:] for one in own] == [(5, 18), (21, 4)]
+    for options in ({}, {"eigen_smooth": True}):
+        assert GradCAM(model, ["wide", "high"], **options)(x, targets=EVERY, size=None).shape == (2, 5, 21, 18)
+    heat = GradCAM(model, ["wide", "high"])(x, targets=EVERY, size=None)
+    assert_same(heat, fused(own, "mean", (21, 18), "minmax"))
 
 
 def test_threads_on_one_model(x):

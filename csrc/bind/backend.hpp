@@ -16,6 +16,7 @@ extern const bool raise_keeps_out;
 // Runs a planned call, on the device and stream that the framework of `like` has chosen.
 void run(const CamCall& call, const Borrowed& like);
 void run(const ResizeCall& call, const Borrowed& like);
+void run(const FuseCall& call, const Borrowed& like);
 void run(const ColorizeCall& call, const Borrowed& like);
 void run(const OverlayCall& call, const Borrowed& like);
 void run(const MaskCall& call, const Borrowed& like);

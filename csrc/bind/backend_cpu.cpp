@@ -18,6 +18,7 @@ const bool raise_keeps_out = true;
 
 void run(const CamCall& call, const Borrowed&) { compute(call, cpu::cam); }
 void run(const ResizeCall& call, const Borrowed&) { compute(call, cpu::resize); }
+void run(const FuseCall& call, const Borrowed&) { compute(call, cpu::fuse); }
 void run(const ColorizeCall& call, const Borrowed&) { compute(call, cpu::colorize); }
 void run(const OverlayCall& call, const Borrowed&) { compute(call, cpu::overlay); }
 void run(const MaskCall& call, const Borrowed&) { compute(call, cpu::mask); }

@@ -63,6 +63,7 @@ const bool raise_keeps_out = false;
 
 void run(const CamCall& call, const Borrowed& like) { start(call, like, cuda::cam); }
 void run(const ResizeCall& call, const Borrowed& like) { start(call, like, cuda::resize); }
+void run(const FuseCall& call, const Borrowed& like) { start(call, like, cuda::fuse); }
 void run(const ColorizeCall& call, const Borrowed& like) { start(call, like, cuda::colorize); }
 void run(const OverlayCall& call, const Borrowed& like) { start(call, like, cuda::overlay); }
 void run(const MaskCall& call, const Borrowed& like) { start(call, like, cuda::mask); }

@@ -4,7 +4,7 @@
 namespace fusedcam::bind::docs {
 
 inline constexpr char cam[] =
-    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', eps=0.0, weight_eps=0.0, tokens=None, out=None)
+    R"(cam(activations, gradients=None, *, weights=None, method='gradcam', size=None, relu=True, normalize='minmax', nan='propagate', spatial=2, layout='first', eps=0.0, weight_eps=0.0, tokens=None, fuse='mean', out=None)
 --
 
 Class activation maps from a layer's activations and gradients, in one fused pass.
@@ -54,6 +54,9 @@ Args:
     tokens: of vision transformers, (height, width) of the grid that the last height * width of T tokens are, row by
         row; those before them, such as class and register tokens, are left out. Activations are [N, T, C] and gradients
         [N, T, C] or [N, K, T, C] then, read where they lie.
+    fuse: of several layers, whose activations and gradients (or weights) come as lists, each of any resolution and
+        number of channels: every layer's map is normalised at its own resolution and resampled to `size` (None: the
+        largest extents of all); their "mean", "max" or "product" is normalised once more. With normalize=None neither.
     out: an array of the result's shape, dtype, framework and device to write to and return.
 
 Returns:

@@ -2,21 +2,15 @@
 // order, since reading an argument may run a caller's code, which may move an array's memory.
 #include "entries.hpp"
 
-#include <new>
-#include <optional>
-
-#include "arguments.hpp"
-#include "backend.hpp"
+#include "calls.hpp"
 #include "docs.hpp"
-#include "exchange.hpp"
 
 namespace fusedcam::bind {
+
 namespace {
-
 PyObject* other_module = nullptr;
+}  // namespace
 
-// The same call by the other module's op of that name: a new reference, or null with a Python error set. When there is
-// no such module, the error says why beside what this one refuses.
 PyObject* hand_over(const Elsewhere& elsewhere, const char* op, PyObject* const* values, Py_ssize_t positional,
                     PyObject* keywords) {
     PyObject* found = other_module ? PyObject_CallFunction(other_module, "s", op) : nullptr;
@@ -34,125 +28,7 @@ PyObject* hand_over(const Elsewhere& elsewhere, const char* op, PyObject* const*
     return nullptr;
 }
 
-// C++'s refusals as Python's exceptions.
-template <class Body>
-PyObject* guarded(const char* op, PyObject* const* values, Py_ssize_t positional, PyObject* keywords, Body&& body) {
-    try {
-        return body();
-    } catch (const PythonError&) {
-    } catch (const Elsewhere& error) {
-        return hand_over(error, op, values, positional, keywords);
-    } catch (const TypeMismatch& error) {
-        PyErr_SetString(PyExc_TypeError, error.what());
-    } catch (const std::invalid_argument& error) {
-        PyErr_SetString(PyExc_ValueError, error.what());
-    } catch (const std::bad_alloc&) {
-        PyErr_SetString(PyExc_MemoryError, "fusedcam: no memory for the result and what computing it takes");
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_RuntimeError, error.what());
-    }
-    return nullptr;
-}
-
-// Where a result goes: into `out` when it is given, else into new memory of the framework of `like`.
-class Destination {
-  public:
-    Destination(const char* op, PyObject* out, const Borrowed& like, const Shape& shape, DType dtype,
-                std::initializer_list<const ArrayView*> inputs) {
-        if (!out) {
-            fresh_.emplace(like, shape, dtype);
-            return;
-        }
-        given_.emplace(op, "out", out);
-        given_->must_match(op, "out", like, "the input");
-        check_out(op, given_->view(), shape, dtype, inputs);
-    }
-
-    const ArrayView& view() const { return given_ ? given_->view() : fresh_->view(); }
-    bool given() const { return given_.has_value(); }
-    // A new reference, or null with a Python error set.
-    PyObject* release() {
-        if (!given_) return fresh_->release();
-        if (given_->framework().torch) torch_note_write(given_->object());
-        return Py_NewRef(given_->object());
-    }
-
-  private:
-    std::optional<Borrowed> given_;
-    std::optional<Result> fresh_;
-};
-
-// The maps go to memory of their own first. Resizing onto the same grid is the copy.
-void compute_then_copy(CamCall& call, const Borrowed& like, const ArrayView& out) {
-    const Result maps(like, call.result, result_dtype(call.activations.dtype));
-    call.out = maps.view();
-    backend::run(call, like);
-    ResizeCall copy = plan_resize(maps.view(), call.size, Normalize::none, call.options.layout.spatial);
-    copy.out = out;
-    backend::run(copy, like);
-}
-
-PyObject* cam(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
-    return guarded("cam", values, positional, keywords, [&] {
-        enum {
-            activations_,
-            gradients_,
-            weights_,
-            method,
-            size,
-            relu,
-            normalize,
-            nan,
-            spatial,
-            layout,
-            eps,
-            weight_eps,
-            tokens,
-            out
-        };
-        static const Signature signature("cam", 2, 1,
-                                         {"activations", "gradients", "weights", "method", "size", "relu", "normalize",
-                                          "nan", "spatial", "layout", "eps", "weight_eps", "tokens", "out"});
-        constexpr std::array<std::string_view, 3> policies{"propagate", "zero", "raise"};
-        constexpr std::array<std::string_view, 2> layouts{"first", "last"};
-        const Arguments given(signature, values, positional, keywords);
-        CamOptions options;
-        options.method = given.string(method, options.method);
-        options.layout.spatial = given.integer(spatial, options.layout.spatial);
-        options.layout.tokens = given.extents(tokens, "(height, width)");
-        if (options.layout.tokens && options.layout.tokens->count == 0) given.refuse(tokens, "(height, width)", true);
-        if (options.layout.tokens && given.given(layout))
-            refuse_value("cam: layout is given with tokens; accepted is one of them: tokens lie [N, T, C]");
-        check_layout("cam", options.layout);
-        options.size = given.size(size, options.layout.spatial);
-        options.relu = given.boolean(relu, options.relu);
-        options.normalize = {given.normalize(normalize, options.normalize.by), given.number(eps, 0)};
-        options.nan = static_cast<NanPolicy>(given.choice(nan, 0, policies));
-        options.layout.channels_last = given.choice(layout, 0, layouts) == 1;
-        options.weight_eps = given.number(weight_eps, 0);
-
-        const Borrowed activations("cam", "activations", given.required(activations_));
-        const bool by_gradients = given.get(gradients_);
-        if (by_gradients == (given.get(weights_) != nullptr))
-            refuse_type(
-                "cam: ", by_gradients ? "both gradients and weights were" : "neither gradients nor weights were",
-                " given; pass exactly one of them");
-        const char* second_name = by_gradients ? "gradients" : "weights";
-        const Borrowed second("cam", second_name, given.get(by_gradients ? gradients_ : weights_));
-        second.must_match("cam", second_name, activations, "activations");
-        CamCall call = plan_cam(activations.view(), second.view(),
-                                by_gradients ? CamSource::gradients : CamSource::weights, options);
-        Destination destination("cam", given.get(out), activations, call.result, result_dtype(activations.view().dtype),
-                                {&activations.view(), &second.view()});
-        if (destination.given() && options.nan == NanPolicy::raise && backend::raise_keeps_out) {
-            compute_then_copy(call, activations, destination.view());
-        } else {
-            call.out = destination.view();
-            backend::run(call, activations);
-        }
-        return destination.release();
-    });
-}
+namespace {
 
 PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
     return guarded("resize", values, positional, keywords, [&] {

@@ -53,7 +53,7 @@ class Volume {
         });
     }
 
-  private:
+    // Row y of slice z, rescaled.
     void row(int64_t z, int64_t y, const Rescale<T>& rescale, T* to) const {
         const int64_t width = grid_.x.out;
         if (rescale.constant) {
@@ -65,6 +65,7 @@ class Volume {
                      width, to);
     }
 
+  private:
     template <class Body>
     void for_ranges(int64_t count, Body&& body) const {
         if (parallel_)

@@ -152,7 +152,7 @@ class Cam {
         launch(cam_finish<T>, device_, queue, {blocks}, plan_, finish_, sums_, small_, count);
         Shape shape;
         shape.append(count);
-        if (call_.volumes()) shape.append(volumes_.depth);
+        if (call_.volumes()) shape.append(volumes_.from.depth);
         shape.append(finish_.frame.height);
         shape.append(finish_.frame.width);
         const ArrayView small = dense_view(small_, shape, sizeof(T) == 8 ? DType::float64 : DType::float32);

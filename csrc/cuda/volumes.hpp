@@ -10,8 +10,7 @@ namespace fusedcam::cuda {
 
 inline VolumeDrawing plan_volumes(const Size& from, const Size& to, Normalization normalize, int64_t volumes,
                                   const Device& device) {
-    VolumeDrawing drawing{
-        {from.height, from.width, to.height, to.width}, from.depth, to.depth, normalize, 1, 1, nullptr};
+    VolumeDrawing drawing{from, to, normalize, 1, 1, nullptr};
     const int64_t busy = (8 * device.multiprocessors + volumes - 1) / std::max<int64_t>(1, volumes),
                   each = 4 * threads;  // pixels that are worth a block
     const auto blocks = [&](int64_t pixels) { return std::clamp<int64_t>(busy, 1, (pixels + each - 1) / each); };

@@ -1,6 +1,6 @@
 """The native module on the CPU (csrc/bind/module_cpu.cpp)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypedDict, TypeVar
 
@@ -13,10 +13,10 @@ Size = int | tuple[int, ...] | list[int]
 __version__: str
 
 def cam(
-    activations: Array,
-    gradients: Array | None = None,
+    activations: Array | Sequence[Array],
+    gradients: Array | Sequence[Array] | None = None,
     *,
-    weights: Array | None = None,
+    weights: Array | Sequence[Array] | None = None,
     method: str = "gradcam",
     size: Size | None = None,
     relu: bool = True,
@@ -27,6 +27,7 @@ def cam(
     eps: float = 0.0,
     weight_eps: float = 0.0,
     tokens: tuple[int, ...] | list[int] | None = None,
+    fuse: str = "mean",
     out: Array | None = None,
 ) -> Array: ...
 def resize(

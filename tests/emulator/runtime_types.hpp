@@ -5,7 +5,6 @@
 
 #define __global__
 #define __device__
-#define __forceinline__ inline
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)

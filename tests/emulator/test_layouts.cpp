@@ -1,4 +1,5 @@
-// Signals, volumes and tokens on CUDA: volumes by the CPU's bits where the arithmetic is the same, else by its float64.
+// Signals, volumes, tokens and several layers on CUDA: volumes by the CPU's bits where the arithmetic is the same, else
+// by its float64.
 #include "calls.hpp"
 
 using namespace test;
@@ -108,5 +109,37 @@ TEST_CASE(tokens_are_maps_with_channels_last) {
         run_on(h100, maps, cuda::cam);
         run_on(h100, tokens, cuda::cam);
         CHECK(same_bits(expected, got), "round %d", round);
+    }
+}
+
+TEST_CASE(layers_are_fused_to_the_cpus_bits) {
+    begin();
+    for (int round = 0; round < rounds(30); ++round) {
+        choose_order(round);
+        const int64_t spatial = round % 3 + 1, maps = integer(1, 3);
+        const DType dtype = round % 2 ? DType::float32 : DType::float64;
+        std::vector<Array> layers;
+        std::vector<ArrayView> views;
+        const int count = static_cast<int>(integer(1, 4));
+        for (int i = 0; i < count; ++i) {
+            Shape shape = shape_of({maps});
+            for (int64_t axis = 0; axis < spatial; ++axis) shape.append(integer(1, 7));
+            layers.emplace_back(shape, dtype, round % 4 == 0);
+            layers.back().fill_normal();
+        }
+        for (const Array& layer : layers) views.push_back(layer.view());
+        std::optional<Size> size;
+        if (integer(0, 1)) size = size_of({0, {integer(1, 11)}}, spatial);
+        FuseCall call =
+            plan_fuse(views.data(), count, static_cast<Fuse>(integer(0, 2)), size, any_normalize(), spatial);
+        Array on_cpu = poisoned(call.result, dtype);
+        call.out = on_cpu.view();
+        cpu::fuse(call);
+        for (const int device : devices) {
+            Array on_cuda = poisoned(call.result, dtype);
+            call.out = on_cuda.view();
+            run_on(device, call, cuda::fuse);
+            CHECK(same_bits(on_cpu, on_cuda), "device %d, round %d", device, round);
+        }
     }
 }

@@ -78,6 +78,20 @@ class RuleExplainer(Explainer):
         heat: Tensor = cam(activations, gradients, method=self.method, weight_eps=self.weight_eps, **finish._asdict())
         return heat
 
+    def _fused(self, captured: list[Captured], finish: Finish) -> Tensor:
+        """In one native call, where all layers have one type, as under autocast they need not."""
+        if self.eigen_smooth or len({one.activations.dtype for one in captured}) > 1:
+            return super()._fused(captured, finish)
+        heat: Tensor = cam(
+            [one.activations for one in captured],
+            [one.gradients for one in captured],
+            method=self.method,
+            weight_eps=self.weight_eps,
+            fuse=self.fuse,
+            **finish._asdict(),
+        )
+        return heat
+
 
 def _smoothed(activations: Tensor, gradients: Tensor, method: str, finish: Finish) -> Tensor:
     raw: dict[str, Any] = {"size": None, "relu": False, "normalize": None, "nan": finish.nan}

@@ -1,5 +1,8 @@
-"""What explainers of several layers refuse, and which methods take one alone."""
+"""Explainers of several layers: half types and several types, and what is refused."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,12 +10,42 @@ from torch import nn
 
 from capture_models import Net, unchanged
 from fusedcam.torch import GradCAM, GuidedGradCAM, ScoreCAM, ShapleyCAM
+from spatial_models import fused
+
+LAYERS = ["last", "stem", "body"]
 
 
 @pytest.fixture
 def x():
     print("seed:", torch.seed())
     return torch.rand(2, 3, 21, 18)
+
+
+def test_autocast_and_half_types(x):
+    net = Net().eval().float()
+    with torch.autocast("cpu", torch.bfloat16), unchanged(net):
+        heat = GradCAM(net, LAYERS)(x.float(), targets=1, relu=False)
+    low = GradCAM(copy.deepcopy(net).bfloat16(), LAYERS)(x.bfloat16(), targets=1, relu=False)
+    full = GradCAM(net, LAYERS)(x.float(), targets=1, relu=False)
+    assert heat.dtype == low.dtype == torch.float32
+    torch.testing.assert_close(heat, full, rtol=0, atol=0.15)
+    torch.testing.assert_close(low, full, rtol=0, atol=0.15)
+
+
+def test_layers_of_several_types(x):
+    """As autocast makes them: one native call does not take them, and the maps are as of each by itself."""
+
+    class Float(nn.Module):
+        def forward(self, x):
+            return x.float() * 1.5
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), Float(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    net, x = net.float(), x.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        heat = GradCAM(net, ["0", "1"])(x, targets=1)
+        single = [GradCAM(net, layer)(x, targets=1, size=None) for layer in ("0", "1")]
+    expected = fused([one.double().numpy() for one in single], "mean", (21, 18), "minmax")
+    np.testing.assert_allclose(heat, expected, rtol=0, atol=1e-5)
 
 
 def test_refused(x):
