@@ -52,7 +52,7 @@ def smoothgradcam_plusplus(
     positive = np.maximum(first, 0)
     divisor = 2 * second + total * third + eps
     with np.errstate(invalid="ignore", divide="ignore"):
-        terms = np.where(second == 0, np.where(np.isnan(first), first, 0), positive * second / divisor)
+        terms = np.where((positive == 0) | (second == 0), 0 * positive, positive * second / divisor)
         rounding = np.where(terms == 0, 0, (2 * abs(second) + size * abs(third)) / abs(divisor))
     return _weighted(terms.sum((-2, -1)), (abs(terms) * (1 + rounding)).sum((-2, -1)), activations)
 

@@ -44,6 +44,12 @@ def test_methods_agree():
     assert all(name == method.name for name, method in fusedcam.METHODS.items())
 
 
+def test_the_page_of_methods_has_them_all():
+    page = (ROOT / "docs/methods.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|", page, re.MULTILINE)
+    assert rows == [(m.name, m.class_name, m.formula, m.assumes, m.paper) for m in fusedcam.METHODS.values()]
+
+
 def test_cmake_lists_every_source():
     text = re.sub(r"#.*", "", (ROOT / "CMakeLists.txt").read_text())
     targets = re.findall(r"(?:add_library|add_native_module|set)\((.*?)\)", text, re.DOTALL)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from .. import overlay
+from .. import METHODS, overlay
 from .._colormaps import NAMES
 from .common import find_classes, load_classifier, one_line_errors, photos_and_model, read_square, report
 
@@ -19,6 +19,7 @@ __all__ = ["explain"]
 
 @click.command()
 @photos_and_model
+@click.option("--method", type=click.Choice([*METHODS]), default="gradcam", show_default=True)
 @click.option("--colormap", type=click.Choice(NAMES), default="jet", show_default=True)
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="The colour's share.")
 @click.option(
@@ -35,6 +36,7 @@ def explain(
     model: str,
     layer: str | None,
     classes: tuple[str, ...],
+    method: str,
     colormap: str,
     alpha: float,
     folder: Path,
@@ -47,14 +49,14 @@ def explain(
     """
     failed = 0
     with one_line_errors():
-        from ..torch import GradCAM
+        from ..torch.methods import EXPLAINERS
         from ..torch.pretrained import strengths
 
         classifier = load_classifier(model)
         targets = find_classes(classifier, classes)
         folder.mkdir(parents=True, exist_ok=True)
         taken: set[Path] = set()
-        with GradCAM(classifier.model, layer) as explainer:
+        with EXPLAINERS[METHODS[method].class_name](classifier.model, layer) as explainer:
             for path in _with_progress(photos):
                 try:
                     square = read_square(path)
