@@ -176,8 +176,9 @@ def test_what_does_not_fit(x):
     for model in (Plain(tail=lambda scores: scores * 2), Plain(tail=lambda scores: scores.sigmoid())):
         with pytest.raises(ValueError, match="is not what fc or other makes"):
             CAM(model.eval(), "features")(x)
+    # Of one class, whose softmax tells nothing.
     single = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 1), nn.Softmax(1))
-    with pytest.raises(ValueError, match="is not what 3 makes"):  # one class, whose softmax tells nothing
+    with pytest.raises(ValueError, match="is not what 3 makes"):
         CAM(single.eval(), "0")(x)
     with pytest.raises(ValueError, match="CAM needs a global average pool"):
         CAM(ViT().eval(), "blocks.1")(torch.rand(2, 3, 16, 16))

@@ -1,17 +1,14 @@
 """Several layers in one run: fused maps against plain autograd and the oracle, models with habits, and no trace."""
 
-import copy
 import threading
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from capture_models import CLASSES, CONTAINERS, HABITS, Net, Overwriting, Returning, Shared, plain_gradients, unchanged
-from fusedcam.torch import FEM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ShapleyCAM
-from fusedcam.torch.recording import Recorder
+from fusedcam.torch import FEM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from spatial_models import Convolutions, ViT, fused, wanted
 
 CONTEXTS = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
@@ -269,18 +266,27 @@ def test_one_run_and_one_backward(monkeypatch, x):
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: grads.append(1) or plain(*args, **options))
     GradCAM(model, ["last", "body"])(x, targets=1)
     assert (runs, grads, modes) == ([1], [1], [False, True])
-    assert Recorder.__doc__
 
 
-def test_autocast_and_half_types(x):
-    net = Net().eval().float()
-    with torch.autocast("cpu", torch.bfloat16), unchanged(net):
-        heat = GradCAM(net, LAYERS)(x.float(), targets=1, relu=False)
-    low = GradCAM(copy.deepcopy(net).bfloat16(), LAYERS)(x.bfloat16(), targets=1, relu=False)
-    full = GradCAM(net, LAYERS)(x.float(), targets=1, relu=False)
-    assert heat.dtype == low.dtype == torch.float32
-    torch.testing.assert_close(heat, full, rtol=0, atol=0.15)
-    torch.testing.assert_close(low, full, rtol=0, atol=0.15)
+def test_the_largest_extents_of_all(x):
+    """Of a wide map and a high one, neither of which is the largest."""
+    wide, high = nn.Conv2d(3, 4, (5, 1), stride=(4, 1)), nn.Conv2d(3, 4, (1, 5), stride=(1, 4))
+
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.high, self.head = wide, high, nn.Linear(4, CLASSES)
+
+        def forward(self, x):
+            return self.head(self.wide(x).square().mean((2, 3)) + self.high(x).square().mean((2, 3)))
+
+    model = Crossed().eval()
+    own = maps_of(model, ["wide", "high"], x)
+    assert [one.shape[2:] for one in own] == [(5, 18), (21, 4)]
+    for options in ({}, {"eigen_smooth": True}):
+        assert GradCAM(model, ["wide", "high"], **options)(x, targets=EVERY, size=None).shape == (2, 5, 21, 18)
+    heat = GradCAM(model, ["wide", "high"])(x, targets=EVERY, size=None)
+    assert_same(heat, fused(own, "mean", (21, 18), "minmax"))
 
 
 def test_threads_on_one_model(x):
@@ -321,45 +327,3 @@ def test_an_exception_in_the_middle(x):
         explain(x, targets=1)
     handle.remove()
     assert torch.equal(explain(x, targets=1), alone)
-
-
-def test_refused(x):
-    net = Net().eval()
-    net.unused = nn.Conv2d(1, 1, 1).eval()
-    with pytest.raises(ValueError, match="target_layer is an empty list"):
-        GradCAM(net, [])
-    with pytest.raises(ValueError, match="target_layer has layer body twice"):
-        GradCAM(net, ["body", "last", net.body])
-    with pytest.raises(ValueError, match="the model has no module 'bod'"):
-        GradCAM(net, ["body", "bod"])
-    with pytest.raises(TypeError, match="target_layer is of type int"):
-        GradCAM(net, ["body", 1])
-    with pytest.raises(ValueError, match="fuse is 'sum'; accepted: 'mean', 'max', 'product'"):
-        GradCAM(net, ["body", "last"], fuse="sum")
-    with pytest.raises((ValueError, TypeError), match="target_layer"):
-        ShapleyCAM(net, ["body", "last"])(x)
-    with unchanged(net):
-        with pytest.raises(RuntimeError, match="layer unused was not called"):
-            GradCAM(net, ["body", "unused"])(x)
-        with pytest.raises(ValueError, match=r"layer head returned float64 \[2, 5\]"):
-            GradCAM(net, ["body", "head"])(x)
-        with pytest.raises(ValueError, match="class 9 is out of range"):
-            GradCAM(net, ["body", "last"])(x, targets=9)
-    halves = Halves().eval()
-    with pytest.raises(ValueError, match=r"targets=4 does not depend on layer a: for image 0 its gradient is zero"):
-        GradCAM(halves, ["b", "a"])(x, targets=4)
-    with pytest.raises(ValueError, match=r"does not depend on layer b, as far as autograd can see"):
-        GradCAM(halves, ["b", "a"])(x, targets=lambda scores: halves.first(halves.kept)[:, 0])
-
-
-class Halves(nn.Module):
-    """Classes 0 and 1 come from layer a, the others from layer b."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 3)
-        self.first, self.second = nn.Linear(5, 2), nn.Linear(5, 3)
-
-    def forward(self, x):
-        self.kept = F.relu(self.a(x)).mean((2, 3))
-        return torch.cat([self.first(self.kept), self.second(self.b(x).mean((2, 3)))], 1)

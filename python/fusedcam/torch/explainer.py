@@ -54,8 +54,8 @@ class Explainer:
     `plan` says which. Otherwise `tokens` tells.
 
     Several layers are recorded in one run, from the first of them on, and there is one backward. Each layer's map is
-    normalised at its own resolution, resampled to the heatmap's (with size=None: that of the largest), and the fused
-    map is normalised again.
+    normalised at its own resolution, resampled to the heatmap's (with size=None: to the largest extents of all), and
+    the fused map is normalised again.
 
     Args:
         model: maps a batch of N images to any output; classes as targets need scores [N, classes], before softmax.

@@ -52,7 +52,7 @@ class _Keeper(Survey):
         if not self.acts or (self.call >= 0 and self.calls[module] != self.call + 1):
             return
         kept = self.kept.setdefault(module, deque(maxlen=max(-self.call, 1)))
-        activations = find_map(output, self.n, self.form)
+        activations = find_map(output, self.n, self.form, tokens=True)
         if activations is None:
             kept.append((None, describe(output)))
             return

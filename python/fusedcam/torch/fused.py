@@ -1,6 +1,5 @@
 """Several layers' maps as one."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,11 +33,11 @@ def check_fuse(fuse: Any) -> None:
 def fused(maps: Sequence[Tensor], fuse: Fuse, finish: "Finish") -> Tensor:
     """Finished maps [N, (K,) *S_i] of each layer at its own resolution, resampled, fused and normalised again.
 
-    They are resampled to `finish.size`; None is the largest layer's resolution.
+    They are resampled to `finish.size`; None are the largest extents of all layers.
     """
     spatial = finish.spatial
-    shapes = [tuple(one.shape[-spatial:]) for one in maps]
-    size = max(shapes, key=math.prod) if finish.size is None else finish.size
+    shapes = [one.shape[-spatial:] for one in maps]
+    size = tuple(map(max, zip(*shapes, strict=True))) if finish.size is None else finish.size
     total: Tensor | None = None
     for one in maps:
         own = _drawn(one, spatial, size=size, normalize=None)

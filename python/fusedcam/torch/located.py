@@ -28,7 +28,9 @@ class Located:
 
     @property
     def _layer(self) -> nn.Module | None:
-        """The first of those meant, or None where the last map is."""
+        """The one meant, or None where the last map is; for methods that take one."""
+        if len(self.layers) > 1:
+            raise ValueError(f"target_layer is a list of {len(self.layers)} layers; accepted is one by this method")
         return self.layers[0] if self.layers else None
 
     def name_of(self, layer: nn.Module) -> str:

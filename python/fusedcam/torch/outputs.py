@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 
-def find_map(output: Any, n: int, form: Form = IMAGES, *, tokens: bool = True) -> Tensor | None:
-    """The first map of floats with N = n in what a module returned, of the form that is meant; tokens may be one."""
+def find_map(output: Any, n: int, form: Form = IMAGES, *, tokens: bool = False) -> Tensor | None:
+    """The first map of floats with N = n in what a module returned, of the form that is meant, or tokens."""
     for tensor in tensors(output):
         if form.is_map(tensor, n) or (tokens and form.are_tokens(tensor, n)):
             return tensor

@@ -113,7 +113,7 @@ class Recorder(Watch):
         return None
 
     def _record(self, record: Record, inputs: Any, output: Any) -> Any:
-        activations = find_map(output, self.n, self.form)
+        activations = find_map(output, self.n, self.form, tokens=True)
         if activations is None:
             record.refused = describe(output)
             return None
@@ -167,7 +167,7 @@ class Survey(Watch):
             return
         call = self.calls.get(module, 0)
         self.calls[module] = call + 1
-        activations = find_map(output, self.n, self.form, tokens=False)
+        activations = find_map(output, self.n, self.form)
         if activations is not None and self.form.pixels(activations) > 1:
             self.last = module, call
 
@@ -186,7 +186,7 @@ class Disturber(Watch):
         call, self.calls = self.calls, self.calls + 1
         if call != self.call:
             return None
-        activations = find_map(output, self.n, self.form)
+        activations = find_map(output, self.n, self.form, tokens=True)
         if activations is None:
             return None
         # From a generator of its own: the caller's random numbers stay as they are. Large, so that ReLUs come alive.

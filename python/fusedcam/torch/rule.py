@@ -79,7 +79,8 @@ class RuleExplainer(Explainer):
         return heat
 
     def _fused(self, captured: list[Captured], finish: Finish) -> Tensor:
-        if self.eigen_smooth:
+        """In one native call, where all layers have one type, as under autocast they need not."""
+        if self.eigen_smooth or len({one.activations.dtype for one in captured}) > 1:
             return super()._fused(captured, finish)
         heat: Tensor = cam(
             [one.activations for one in captured],
