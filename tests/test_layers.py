@@ -140,7 +140,11 @@ REFUSED = {
         ValueError,
         "a list of 2 and gradients one of 1; accepted",
     ),
-    "one array": (lambda: fusedcam.cam([a, b], a), TypeError, "activations are a list, but gradients are none"),
+    "one array": (
+        lambda: fusedcam.cam([a, b], a),
+        TypeError,
+        "but gradients are of type numpy.ndarray; accepted",
+    ),
     "17 layers": (lambda: fusedcam.cam([a] * 17, [a] * 17), ValueError, "from 1 to 16"),
     "images": (
         lambda: fusedcam.cam([a, b[:1]], [a, b[:1]]),

@@ -199,6 +199,7 @@ def test_the_page_runs():
         "EXPLAINERS",
         "Explainer",
         "Plan",
+        "Factorization",
         "FullGradients",
         "Moments",
     }

@@ -114,8 +114,17 @@ def unaligned(a):
 
 
 MEMORY = {
-    **{f"{value!r}"[:12]: foreign(value) for value in ([1.0], (), {}, "x", 1.0, 3, Ellipsis, np.ndarray)},
+    **{f"{value!r}"[:12]: foreign(value) for value in ({}, "x", 1.0, 3, Ellipsis, np.ndarray)},
     "None": foreign(None),
+    **{
+        f"activations {value!r}": Row(
+            lambda x, value=value: x.cam(value, x.g),
+            TypeError,
+            "cam: activations are a list, but gradients are of type numpy.ndarray; accepted is a list of as many "
+            "arrays, one for each layer",
+        )
+        for value in ([1.0], ())
+    },
     "gradients a list": Row(lambda x: x.cam(x.a, [[1.0]]), TypeError, f"cam: gradients {KINDS}, not list"),
     "weights a list": Row(lambda x: x.cam(x.a, weights=[1.0]), TypeError, f"cam: weights {KINDS}, not list"),
     "dead capsule": unreadable(consumed, "Capsule", "its __dlpack__ returned no live DLPack capsule"),

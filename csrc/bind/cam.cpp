@@ -127,8 +127,8 @@ PyObject* several_layers(const Arguments& given, const CamOptions& options) {
     const char* second_name = by_gradients ? "gradients" : "weights";
     PyObject* const seconds = given.get(by_gradients ? gradients_ : weights_);
     if (!is_list(seconds))
-        refuse_type("cam: activations are a list, but ", second_name,
-                    " are none; accepted are as many arrays as there are layers");
+        refuse_type("cam: activations are a list, but ", second_name, " are of type ", Py_TYPE(seconds)->tp_name,
+                    "; accepted is a list of as many arrays, one for each layer");
     const Items firsts(given.required(activations_)), others(seconds);
     if (firsts.count() != others.count() || firsts.count() < 1 || firsts.count() > FuseCall::most)
         refuse_value("cam: activations are a list of ", firsts.count(), " and ", second_name, " one of ",

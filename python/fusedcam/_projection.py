@@ -43,6 +43,9 @@ def heatmaps(
     """`eigencam`, whose docstring tells of the arguments."""
     if not isinstance(center, bool):
         raise TypeError(f"eigencam: center is {center!r} ({type(center).__name__}); accepted is True or False")
+    for name, given in (("activations", activations), ("gradients", gradients)):
+        if isinstance(given, list | tuple):  # which cam takes for several layers
+            raise TypeError(f"eigencam: {name} must be an array, not {type(given).__name__}")
     rest = {"size": size, "relu": relu, "normalize": normalize, "nan": nan}
     with _as_eigencam():  # cam knows what to refuse: arrays, and options, with which there is nothing to do yet
         second = activations if gradients is None else gradients

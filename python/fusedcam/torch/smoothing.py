@@ -11,6 +11,7 @@ from . import state
 from .copies import noisy, repeated, repeated_targets
 from .explainer import Explainer, Finish, Run
 from .finishing import finished
+from .outputs import rows
 from .plan import Plan
 from .targets import chosen_classes
 
@@ -208,7 +209,8 @@ def noisy_moments(
         if found is None:
             moments = gradients.new_zeros((3, n, *gradients.shape[1:]))
             # A copy, so that the noisy ones' activations need not be held.
-            found = Moments(captured.activations[:n].clone(), moments, captured.output, captured.plan)
+            of_images = rows(captured.output, 0, n, len(captured.activations))
+            found = Moments(captured.activations[:n].clone(), moments, of_images, captured.plan)
         for copy, own in zip(part, gradients.reshape(len(part), n, *gradients.shape[1:]), strict=True):
             if copy:
                 square = own * own
