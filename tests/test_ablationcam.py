@@ -1,18 +1,13 @@
-"""AblationCAM: maps against the paper's formula on whole runs of the model, and what of it runs again."""
-
-import copy
-import threading
-from typing import Any
+"""AblationCAM: maps against the paper's formula on whole runs of the model, for every kind of target and model."""
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import fusedcam
+from ablation_models import EVERY, all_classes, close, expected, plain
 from capture_models import CLASSES, CONTAINERS, HABITS, Net, Overwriting, Returning, Shared, unchanged
 from fusedcam.torch import AblationCAM
-from fusedcam.torch.outputs import find_map, replaced
 
 
 @pytest.fixture(autouse=True)
@@ -29,45 +24,6 @@ def _double():
 @pytest.fixture
 def x():
     return torch.randn(3, 3, 21, 18)
-
-
-def close(got, wanted, atol=1e-9):
-    torch.testing.assert_close(got, wanted, rtol=0, atol=atol)
-
-
-def plain(model, layer, x, score, call=-1, **kwargs):
-    """Activations [N, C, H, W], scores [N, K] and scores without each channel [N, K, C], by whole runs of the model."""
-    seen: list[Any] = []
-    with torch.no_grad():
-        with layer.register_forward_hook(lambda *io: seen.append(copy.deepcopy(find_map(io[2], len(x))))):
-            y = score(model(x, **kwargs))
-        right = range(len(seen))[call]
-        columns = []
-        for channel in range(seen[call].shape[1]):
-            count = iter(range(99))
-
-            def ablate(module, inputs, output, channel=channel, count=count):
-                if next(count) != right:
-                    return None
-                maps = find_map(output, len(x))
-                return replaced(output, maps, maps.index_fill(1, torch.tensor([channel]), 0))
-
-            with layer.register_forward_hook(ablate):
-                columns.append(score(model(x, **kwargs)))
-    return seen[call], y, torch.stack(columns, -1)
-
-
-def expected(model, layer, x, score, call=-1, **kwargs):
-    """[N, K, H, W]"""
-    activations, y, y_k = plain(model, layer, x, score, call, **kwargs)
-    return fusedcam.cam(activations, weights=(y[..., None] - y_k) / y[..., None], size=tuple(x.shape[-2:]))
-
-
-def all_classes(output):
-    return output
-
-
-EVERY = [list(range(CLASSES))] * 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, None])
@@ -133,95 +89,6 @@ def test_a_score_of_zero_is_not_divided_by(x):
     close(got, fusedcam.cam(activations, weights=-y_k, normalize=None, relu=False))
 
 
-class Counting(nn.Module):
-    """A module that notes how many rows each of its runs had."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner, self.rows = inner, []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.rows.append(len(x))
-        return self.inner(x)
-
-
-class Residual(nn.Module):
-    """A stem, a block around the layer with a skip connection, and a head; `write` writes in place here and there."""
-
-    def __init__(self, write: str = ""):
-        super().__init__()
-        self.write = write
-        self.stem = Counting(nn.Conv2d(3, 6, 3, padding=1))
-        self.relu = nn.ReLU(inplace=True)
-        self.before = Counting(nn.Conv2d(6, 6, 3, padding=1))
-        self.layer = nn.Conv2d(6, 6, 1)
-        self.norm = nn.BatchNorm2d(6)
-        self.head = Counting(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, CLASSES)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        if self.write == "before":
-            x.mul_(2)
-        if self.write == "statement before":
-            self.relu(x)
-        else:
-            x = self.relu(x)
-        inner = self.layer(self.before(x))
-        if self.write == "layer's output":
-            inner.add_(1)
-        if self.write == "skip":
-            x.mul_(3)
-        if self.write == "statement":
-            self.relu(x)
-        if self.write == "concatenated":
-            return self.head(torch.cat([x, inner], 1)[:, 3:9])
-        return self.head(F.relu(self.norm(inner) + x, inplace=True))
-
-
-@pytest.mark.parametrize("write", ["", "before", "layer's output", "skip", "statement", "concatenated"])
-def test_only_what_follows_runs_again(x, write):
-    model = Residual(write).eval()
-    wanted = expected(model, model.layer, x, all_classes)
-    for module in (model.stem, model.before, model.head):
-        module.rows.clear()
-    explain = AblationCAM(model, "layer", batch_size=4)
-    got = explain(x, targets=EVERY)
-    close(got, wanted)
-    assert explain.plan.reruns == ()
-    # The images, what there is to keep, and two rows of the whole model to see that the rest alone gives the same.
-    assert model.stem.rows == model.before.rows == [3, 3, 2]
-    assert model.head.rows == [3, 3, 2, 2, *[4, 2] * 3]
-
-
-def test_the_whole_model_runs_where_its_rest_alone_differs(x):
-    """What the layer before returned was changed by a module whose own result nobody used."""
-    model = Residual("statement before").eval()
-    wanted = expected(model, model.layer, x, all_classes)
-    model.stem.rows.clear()
-    explain = AblationCAM(model, "layer", batch_size=4)
-    close(explain(x, targets=EVERY), wanted)
-    assert explain.plan.reruns == ("what follows the layer does not give the same when it runs alone",)
-    assert model.stem.rows == [3, 3, 2, *[4, 2] * 3]
-
-
-class Mixing(nn.Module):
-    """What follows the layer depends on Python's state, on how often it ran."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.head, self.runs = nn.Conv2d(3, 4, 3), nn.Linear(4, CLASSES), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.runs += 1
-        return self.head(self.conv(x).mean((2, 3))) * self.runs
-
-
-def test_a_rest_that_differs_is_found_out(x):
-    explain = AblationCAM(Mixing().eval(), "conv")
-    explain(x)
-    assert explain.plan.reruns == ("what follows the layer does not give the same when it runs alone",)
-
-
 @pytest.mark.parametrize("call", [0, 1, 2, -2])
 def test_a_shared_layers_calls(x, call):
     model = Shared().eval()
@@ -259,42 +126,6 @@ def test_habits(x, habit):
 def test_a_layer_that_returns_its_input(x):
     model = Overwriting().eval()
     close(AblationCAM(model, "layer")(x, targets=EVERY), expected(model, model.layer, x, all_classes))
-
-
-def test_hooks_of_others_stay_and_act_once(x):
-    model = Net().eval()
-    model.last.register_forward_hook(lambda module, inputs, output: output * 2 + 1)
-    model.stem.register_forward_hook(lambda module, inputs, output: output * 3)
-    wanted = expected(model, model.last, x, all_classes)
-    with unchanged(model):
-        explain = AblationCAM(model, "last", batch_size=4)
-        close(explain(x, targets=EVERY), wanted)
-    assert explain.plan.reruns == ()
-
-
-def test_a_forward_of_the_instances_own_comes_back(x):
-    model = Net().eval()
-    own = lambda y, conv=model.stem: nn.Conv2d.forward(conv, y) + 1  # noqa: E731
-    model.stem.forward = own
-    wanted = expected(model, model.last, x, all_classes)
-    close(AblationCAM(model, "last")(x, targets=EVERY), wanted)
-    assert model.stem.forward is own
-    assert "forward" not in vars(model.last)
-
-
-def test_a_run_that_fails_leaves_nothing(x):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
-    explain = AblationCAM(model, "0")
-    first, calls = explain(x), iter(range(99))
-
-    def fail(*io):
-        if next(calls) == 4:
-            raise KeyError("late")
-
-    with model[1].register_forward_pre_hook(fail), unchanged(model), pytest.raises(KeyError, match="late"):
-        explain(x)
-    assert not any("forward" in vars(module) for module in model.modules())
-    assert torch.equal(explain(x), first)
 
 
 def test_more_arguments(x):
@@ -356,38 +187,6 @@ def test_gradients_are_neither_needed_nor_left(x):
     got = AblationCAM(model.requires_grad_(False), "last")(x.clone().requires_grad_())
     assert torch.equal(got, wanted)
     assert not got.requires_grad
-
-
-def test_threads_at_the_same_time(x):
-    """Each with its own runs; those that only use the model meanwhile see it as it is."""
-    model = Residual().eval()
-    wanted = {layer: AblationCAM(model, layer)(x, targets=1) for layer in ("layer", "before")}
-    plain_output, found, stop = model(x).detach(), [], threading.Event()
-
-    def work(layer):
-        explain = AblationCAM(model, layer, batch_size=2)
-        for _ in range(4):
-            found.append((layer, explain(x, targets=1), explain.plan.reruns))
-
-    def use():
-        while not stop.is_set():
-            with torch.no_grad():
-                found.append(("", model(x), ()))
-
-    users = threading.Thread(target=use)
-    users.start()
-    workers = [threading.Thread(target=work, args=(layer,)) for layer in ("layer", "before", "layer")]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    stop.set()
-    users.join()
-    for layer, heat, reruns in found:
-        close(heat, wanted[layer] if layer else plain_output)
-        assert reruns == ()
-    assert len([layer for layer, *_ in found if layer]) == 12
-    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_bar_is_shown_when_asked_for(x, capsys):
