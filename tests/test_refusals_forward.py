@@ -177,3 +177,11 @@ def test_calls_refused(net, x):
             call()
     with pytest.raises(AttributeError, match="output is there after a call"):
         _ = ScoreCAM(net).output
+
+
+@pytest.mark.parametrize("kind", ["ScoreCAM", "SSCAM", "ISCAM", "AblationCAM"])
+def test_one_layer_alone(kind):
+    """Refused when it is made, before any run."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    with pytest.raises(ValueError, match=f"^target_layer has several layers; accepted is one by {kind}$"):
+        getattr(fusedcam.torch, kind)(model, ["0", "1"])

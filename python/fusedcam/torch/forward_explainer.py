@@ -50,7 +50,8 @@ class ForwardExplainer(Explainer):
     """What the methods without gradients share: one run to look at the layer, batches of runs, weights, the map.
 
     Args:
-        model, target_layer, call, eval: as of every `Explainer`.
+        model, target_layer, call, eval: as of every `Explainer`; one layer, which returns a map [N, C, H, W]: signals,
+            volumes and tokens are not masked.
         top_channels: only that many channels of each image are tried, those whose activations deviate the most
             (Faster Score-CAM, https://github.com/tabayashi0117/Score-CAM); the others' weights are 0. None: all.
         batch_size: rows that the model is given at once, but never fewer than images; None takes as many as fit into a
@@ -77,6 +78,8 @@ class ForwardExplainer(Explainer):
     ):
         check_options("", batch_size, top_channels, progress)
         super().__init__(model, target_layer, call=call, eval=eval)
+        if len(self._capture.layers) > 1:
+            raise ValueError(f"target_layer has several layers; accepted is one by {type(self).__name__}")
         self.top_channels, self.batch_size, self.progress = top_channels, batch_size, progress
 
     def _explain(self, run: Run, finish: Finish) -> Tensor:

@@ -28,7 +28,8 @@ class RuleExplainer(Explainer):
         weight_eps: added to what the method's weights are divided by, as in `fusedcam.cam`; for methods that divide.
             Peers add 1e-6 to 1e-8, which outweighs small gradients.
         eigen_smooth: draw the weighted activations' projection on their first principal component in place of their
-            sum, as pytorch-grad-cam defines it; for methods without moments, and with weight_eps=0.
+            sum, as pytorch-grad-cam defines it: centred, and with the sign that agrees with the sum (`EigenCAM` does
+            neither); for methods without moments, and with weight_eps=0.
 
     Raises:
         ValueError, TypeError: as `Explainer`; an option that the method does not have.
