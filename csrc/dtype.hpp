@@ -9,7 +9,7 @@
 // Always inline on the host: the same functions are compiled for several instruction sets, and none may be called from
 // code for another.
 #if defined(__CUDACC__)
-#define FUSEDCAM_HD __host__ __device__ inline
+#define FUSEDCAM_HD __host__ __device__ __forceinline__
 #else
 #define FUSEDCAM_HD [[gnu::always_inline]] inline
 #endif

@@ -34,7 +34,8 @@ __device__ void add_groups(const FoldPlan& plan, T* columns) {
 }
 
 template <class Rule, class T, int quad, class Element>
-__device__ void fold_staged(const FoldPlan& plan, Tiles<Element>& tiles, const FoldSpace<T>& space, T* sums) {
+__device__ __forceinline__ void fold_staged(const FoldPlan& plan, Tiles<Element>& tiles, const FoldSpace<T>& space,
+                                            T* sums) {
     constexpr int owned = owned_pixels / quad;  // units of a thread, so many threads apart
     const int units = static_cast<int>(plan.units), groups = static_cast<int>(plan.groups);
     const int group = groups > 1 ? thread() / units : 0, first_unit = thread() - group * units;
@@ -100,8 +101,8 @@ __device__ void fold_staged(const FoldPlan& plan, Tiles<Element>& tiles, const F
 // ---- Large maps, read where they lie ----
 
 template <class Rule, class T, int quad, class Element>
-__device__ void fold_large(const FoldPlan& plan, const Element* activations, const Element* gradients, int count,
-                           T* weights, T* sums) {
+__device__ __forceinline__ void fold_large(const FoldPlan& plan, const Element* activations, const Element* gradients,
+                                           int count, T* weights, T* sums) {
     using Loaded = Quad<T, quad>;
     constexpr int loads = loads_together(Rule::weights ? 1 : 2);
     if constexpr (Rule::weights) {

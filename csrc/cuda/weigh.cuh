@@ -71,7 +71,7 @@ __device__ void constant_weights(const Element* gradients, int64_t apart, int64_
 
 // The weights of a tile's channels.
 template <class Rule, class T, int quad, class Element>
-__device__ void weigh_tile(const FoldPlan& plan, const Tiles<Element>& tiles, T* weights) {
+__device__ __forceinline__ void weigh_tile(const FoldPlan& plan, const Tiles<Element>& tiles, T* weights) {
     using Pack = Packed<Element, quad>;
     const int channels = tiles.channels();
     if constexpr (Rule::averages) {
@@ -149,7 +149,7 @@ constexpr int loads_together(int arrays) { return arrays == 1 ? 4 : arrays == 2 
 
 // Sums over the pixels of one channel by a warp, in every lane. load(unit) gives what `sum` adds up.
 template <class T, int loads, class Load, class Sum>
-__device__ T channel_sum(const FoldPlan& plan, Load&& load, Sum&& sum_of) {
+__device__ __forceinline__ T channel_sum(const FoldPlan& plan, Load&& load, Sum&& sum_of) {
     constexpr int64_t length = int64_t{warp} * chain;  // units that the lanes add up in one chain each
     const int lane = thread() % warp;
     Chains<T> sums;
@@ -172,8 +172,8 @@ __device__ T channel_sum(const FoldPlan& plan, Load&& load, Sum&& sum_of) {
 
 // The weights of `count` channels, a warp each.
 template <class Rule, class T, int quad, class Element>
-__device__ void weigh(const FoldPlan& plan, const Element* activations, const Element* gradients, int64_t count,
-                      T* weights) {
+__device__ __forceinline__ void weigh(const FoldPlan& plan, const Element* activations, const Element* gradients,
+                                      int64_t count, T* weights) {
     if constexpr (Rule::averages) {
         if (plan.constant) return constant_weights<Rule>(gradients, plan.gradients.channel, count, weights);
     }
