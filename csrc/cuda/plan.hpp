@@ -11,12 +11,13 @@
 namespace fusedcam::cuda {
 
 constexpr int block_threads = 256;
-constexpr int chain = 128;               // the most additions in a row
-constexpr int part_chains = 16;          // blocks of channels that one thread block adds up, at most
-constexpr int cluster_parts = 16;        // thread blocks that one cluster has, at most
-constexpr int owned_pixels = 4;          // of a staged map, by one thread
-constexpr int64_t staged_pixels = 1024;  // of the largest map whose channels go through shared memory
-constexpr int stages = 3;                // tiles of the ring there
+constexpr int chain = 128;                   // the most additions in a row
+constexpr int part_chains = 16;              // blocks of channels that one thread block adds up, at most
+constexpr int cluster_parts = 16;            // thread blocks that one cluster has, at most
+constexpr int owned_pixels = 4;              // of a staged map, by one thread
+constexpr int64_t staged_pixels = 1024;      // of the largest map whose channels go through shared memory
+constexpr int64_t staged_bytes = 48 * 1024;  // of the ring's tiles of one channel
+constexpr int stages = 3;                    // tiles of the ring there
 
 // How a tile of channels comes to shared memory: as it lies, 16 bytes at a time, or element by element, those first
 // that lie closest together.
@@ -135,9 +136,11 @@ inline FoldPlan plan_fold(const CamCall& call, int rule, int64_t parts, int64_t 
         plan.constant = chosen.averages && still(3) && still(4) && still(5);
     });
     plan.eps = call.options.weight_eps;
-    if (plan.pixels <= staged_pixels) {
+    // Several moments of a large map are too much for the smallest device, and the order of sums is the same on all.
+    const int64_t size = item_size(a.dtype), whole_channel = plan.pixels * (1 + plan.moments) * size;
+    if (plan.pixels <= staged_pixels && stages * whole_channel <= staged_bytes) {
         const int pixels = static_cast<int>(plan.pixels), pooled = plan.constant ? 1 : pixels;
-        const int64_t size = item_size(a.dtype), each = (pixels + plan.moments * pooled) * size;
+        const int64_t each = (pixels + plan.moments * pooled) * size;
         // Tiles of a multiple of 16 bytes, none much smaller than the others.
         const int64_t whole = 16 / std::gcd<int64_t>(16, std::gcd(pixels, pooled) * size);
         int64_t most = std::max<int64_t>(1, room / stages / each);
