@@ -122,6 +122,18 @@ def keep_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def doubles() -> Iterator[None]:
+    """float64 by default, and one thread: those of small networks wait for each other. The seed is printed."""
+    print("seed:", torch.seed())
+    before = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    yield
+    torch.set_default_dtype(before[0])
+    torch.set_num_threads(before[1])
+
+
 def assert_close(got: NDArray, raw: NDArray, magnitude: NDArray, normalize: str | None = None) -> None:
     """The error rule, map by map; raw [..., H', W'] is the oracle's, not normalised, magnitude on any grid.
 

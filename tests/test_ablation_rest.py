@@ -10,16 +10,7 @@ from ablation_models import EVERY, Residual, all_classes, close, expected
 from capture_models import CLASSES, Net, unchanged
 from fusedcam.torch import AblationCAM
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    print("seed:", torch.seed())
-    before = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)  # threads of such small networks wait for each other
-    yield
-    torch.set_default_dtype(before[0])
-    torch.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 @pytest.fixture

@@ -9,16 +9,7 @@ from ablation_models import EVERY, all_classes, close, expected, plain
 from capture_models import CLASSES, CONTAINERS, HABITS, Net, Overwriting, Returning, Shared, unchanged
 from fusedcam.torch import AblationCAM
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    print("seed:", torch.seed())
-    before = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)  # threads of such small networks wait for each other
-    yield
-    torch.set_default_dtype(before[0])
-    torch.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 @pytest.fixture

@@ -17,15 +17,7 @@ METHODS = {"ScoreCAM": ScoreCAM, "SSCAM": SSCAM, "ISCAM": ISCAM}
 ROWS = [[1, 4], [0, 2], [3, 3]]
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    print("seed:", torch.seed())
-    before = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)  # threads of such small networks wait for each other
-    yield
-    torch.set_default_dtype(before[0])
-    torch.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 namespace fusedcam::bind {
 namespace {
@@ -144,10 +143,10 @@ std::optional<Extents> Arguments::extents(int index, const char* accepted) const
     if (count < 1 || count > 3) refuse(index, accepted, false);
     // An item's __index__ may change the list, so all are held first.
     const auto release = [](PyObject* item) { Py_DECREF(item); };
-    std::vector<std::unique_ptr<PyObject, decltype(release)>> items;
+    std::unique_ptr<PyObject, decltype(release)> items[3];
     for (Py_ssize_t i = 0; i < count; ++i)
-        items.emplace_back(Py_NewRef(tuple ? PyTuple_GET_ITEM(value, i) : PyList_GET_ITEM(value, i)), release);
-    for (const auto& item : items) result.value[result.count++] = extent(index, item.get());
+        items[i].reset(Py_NewRef(tuple ? PyTuple_GET_ITEM(value, i) : PyList_GET_ITEM(value, i)));
+    for (Py_ssize_t i = 0; i < count; ++i) result.value[result.count++] = extent(index, items[i].get());
     return result;
 }
 

@@ -72,3 +72,26 @@ TEST_CASE(all_rules_agree_with_the_cpus) {
         },
         rules::All{});
 }
+
+// Of three moments and the activations, in the widest type, on the device with the least shared memory.
+TEST_CASE(moments_of_large_maps_fit_every_device) {
+    begin();
+    for (const int64_t side : {22, 23, 32}) {
+        Array a(shape_of({1, 3, side, side}), DType::float64), g(shape_of({3, 1, 1, 3, side, side}), DType::float64);
+        a.fill(1);
+        g.fill(1);
+        CamOptions options;
+        options.method = rules::SmoothGradCamPlusPlus::name;
+        options.normalize = Normalize::none;
+        CamCall call = plan_cam(a.view(), g.view(), CamSource::gradients, options);
+        const double pixels = static_cast<double>(side * side);
+        for (const int device : devices) {
+            Array got = poisoned(call.result, DType::float64);
+            call.out = got.view();
+            run_on(device, call, cuda::cam);
+            for (int64_t i = 0; i < side * side; ++i)
+                CHECK(std::abs(got.get(i) - 3 * pixels / (2 + pixels)) < 1e-12, "device %d, side %d", device,
+                      int(side));
+        }
+    }
+}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .outputs import rebuilt, tensors
+from .outputs import rows, tensors
 from .targets import class_indices
 
 __all__ = ["noisy", "repeated", "repeated_targets"]
@@ -44,7 +44,7 @@ class _OfEachCopy:
                 f"targets: a callable needs an output with a row for each of the copies of {self.n} images, "
                 f"the model returned {images} rows"
             )
-        parts = [self.target(_rows(output, start, start + self.n, images)) for start in range(0, images, self.n)]
+        parts = [self.target(rows(output, start, self.n, images)) for start in range(0, images, self.n)]
         for part in parts:
             if not isinstance(part, Tensor):
                 raise TypeError(f"targets: a callable returned {type(part).__name__}; accepted is a tensor")
@@ -56,13 +56,6 @@ def _images(output: Any) -> int:
     if isinstance(output, list) and not all(isinstance(one, Tensor) for one in output):
         return len(output)
     return next((one.shape[0] for one in tensors(output) if one.ndim), 0)
-
-
-def _rows(output: Any, start: int, stop: int, images: int) -> Any:
-    """Those of an output that belong to some of the images."""
-    if isinstance(output, list) and not all(isinstance(one, Tensor) for one in output):
-        return output[start:stop]
-    return rebuilt(output, lambda one: one[start:stop] if one.ndim and one.shape[0] == images else one)
 
 
 def noisy(x: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ..functional import cam
+from .finishing import finished
 
 if TYPE_CHECKING:
     from .explainer import Finish
@@ -35,21 +35,13 @@ def fused(maps: Sequence[Tensor], fuse: Fuse, finish: "Finish") -> Tensor:
 
     They are resampled to `finish.size`; None are the largest extents of all layers.
     """
-    spatial = finish.spatial
-    shapes = [one.shape[-spatial:] for one in maps]
+    shapes = [one.shape[-finish.spatial :] for one in maps]
     size = tuple(map(max, zip(*shapes, strict=True))) if finish.size is None else finish.size
     total: Tensor | None = None
     for one in maps:
-        own = _drawn(one, spatial, size=size, normalize=None)
+        own = finished(one, finish._replace(size=size, relu=False, normalize=None))
         total = own if total is None else _FUSED[fuse](total, own)
     assert total is not None
     if fuse == "mean":
         total = total / len(maps)
-    return _drawn(total, spatial, size=None, normalize=finish.normalize)
-
-
-def _drawn(maps: Tensor, spatial: int, **options: Any) -> Tensor:
-    """Maps [..., *S] as `cam` resamples and normalises scores."""
-    flat = maps.reshape(-1, 1, *maps.shape[-spatial:])  # each a layer of one channel, whose weight is 1
-    heat: Tensor = cam(flat, weights=flat.new_ones((1, 1)), relu=False, spatial=spatial, **options)
-    return heat.reshape(*maps.shape[:-spatial], *heat.shape[1:])
+    return finished(total, finish._replace(size=None, relu=False))
