@@ -53,6 +53,9 @@ ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normal
                      spatial == 1   ? "[..., L], at least one dimension, for a size of one extent"
                      : spatial == 2 ? "[..., H, W], at least two dimensions"
                                     : "[..., D, H, W], at least three dimensions, for a size of three extents");
+    if (spatial == 1 && heatmap.shape.rank == max_rank)  // no room for the height that a signal gets
+        refuse_value("resize: heatmap has ", max_rank, " dimensions; accepted are at most ", max_rank - 1,
+                     " for a size of one extent");
     ResizeCall call;
     call.heatmap = checked_heatmap("resize", as_maps(heatmap, spatial));
     const Size own = own_size(call.heatmap, spatial);

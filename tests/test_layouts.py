@@ -224,6 +224,11 @@ REFUSED = {
         ValueError,
         "gradients have shape",
     ),
+    "resize of a signal of all axes": (
+        lambda: fusedcam.resize(np.ones((1,) * 7 + (4,), np.float32), (2,)),
+        ValueError,
+        "heatmap has 8 dimensions; accepted are at most 7 for a size of one extent",
+    ),
     "resize of too few axes": (
         lambda: fusedcam.resize(a3[0], (2, 2, 2)),
         ValueError,
