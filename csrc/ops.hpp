@@ -50,6 +50,22 @@ enum class CamSource : uint8_t { gradients, weights };
 // [K, C].
 CamCall plan_cam(const ArrayView& activations, const ArrayView& second, CamSource source, const CamOptions& options);
 
+// What a scalar changes by with the activations and gradients of `forward`, a cam at the layer's own resolution without
+// a ReLU, from what it changes by with each score.
+struct CamBackwardCall {
+    CamCall forward;
+    bool of_weights = false;   // the gradients are the channels' weights, and so are theirs
+    ArrayView scores;          // [N, K, D, H, W], dense, of the result's type
+    ArrayView of_activations;  // [N, C, D, H, W]
+    ArrayView of_gradients;    // [N, K, C, D, H, W]; without strides over D, H and W it holds what is the same for all
+    int64_t of_moments_step = 0;
+};
+
+// The arguments of plan_cam; then what is given for its result, and where results go, shaped as the inputs.
+CamBackwardCall plan_cam_backward(const ArrayView& activations, const ArrayView& second, CamSource source,
+                                  const CamOptions& options, const ArrayView& scores, const ArrayView& of_activations,
+                                  const ArrayView& of_second);
+
 struct ResizeCall {
     ArrayView heatmap;  // [..., H, W], or [..., D, H, W] for volumes
     ArrayView out;      // of the shape of `result`
@@ -64,6 +80,16 @@ struct ResizeCall {
 };
 
 ResizeCall plan_resize(const ArrayView& heatmap, Size size, Normalization normalize, int64_t spatial = 2);
+
+// What a scalar changes by with the heatmap of `forward`, from what it changes by with the result.
+struct ResizeBackwardCall {
+    ResizeCall forward;
+    ArrayView of_result;   // [..., H', W'], dense, of the result's type
+    ArrayView of_heatmap;  // [..., H, W], as the heatmap
+};
+
+ResizeBackwardCall plan_resize_backward(const ArrayView& heatmap, Size size, Normalization normalize, int64_t spatial,
+                                        const ArrayView& of_result, const ArrayView& of_heatmap);
 
 enum class Fuse : uint8_t { mean, max, product };
 
@@ -148,7 +174,9 @@ Description describe();
 void limit_threads(int count);
 
 void cam(const CamCall& call);
+void cam_backward(const CamBackwardCall& call);
 void resize(const ResizeCall& call);
+void resize_backward(const ResizeBackwardCall& call);
 void fuse(const FuseCall& call);
 void colorize(const ColorizeCall& call);
 void overlay(const OverlayCall& call);

@@ -63,8 +63,9 @@ struct GradCamPlusPlus : Weights {
     FUSEDCAM_HD static V term(const V&, const V (&g)[1], const V& sum, T eps) {
         const V positive = positive_part(g[0]);
         V divisor = V(T(2)) + sum * positive;
-        if (eps != T(0)) divisor = divisor + V(eps) / (positive * positive);
-        return positive / divisor;
+        if (eps == T(0)) return positive / divisor;
+        divisor = divisor + V(eps) / (positive * positive);
+        return unless_zero(positive, positive / divisor);  // for its slope: the value is 0 as it is
     }
     template <class T>
     FUSEDCAM_HD static T weight(T sum, T, T) {

@@ -14,6 +14,9 @@ namespace fusedcam::bind {
 // no such module, the error says why beside what this one refuses.
 PyObject* hand_over(const Elsewhere& elsewhere, const char* op, PyObject* const* values, Py_ssize_t positional,
                     PyObject* keywords);
+// The same by what fusedcam.torch.op has for that op; the exception's words where it has nothing.
+PyObject* hand_over(const Traced& traced, const char* op, PyObject* const* values, Py_ssize_t positional,
+                    PyObject* keywords);
 
 // C++'s refusals as Python's exceptions.
 template <class Body>
@@ -23,6 +26,8 @@ PyObject* guarded(const char* op, PyObject* const* values, Py_ssize_t positional
     } catch (const PythonError&) {
     } catch (const Elsewhere& error) {
         return hand_over(error, op, values, positional, keywords);
+    } catch (const Traced& traced) {
+        return hand_over(traced, op, values, positional, keywords);
     } catch (const TypeMismatch& error) {
         PyErr_SetString(PyExc_TypeError, error.what());
     } catch (const std::invalid_argument& error) {

@@ -28,6 +28,24 @@ PyObject* hand_over(const Elsewhere& elsewhere, const char* op, PyObject* const*
     return nullptr;
 }
 
+PyObject* hand_over(const Traced& traced, const char* op, PyObject* const* values, Py_ssize_t positional,
+                    PyObject* keywords) try {
+    PyObject* name = PyUnicode_FromString(op);
+    if (!name) return nullptr;
+    PyObject* found = ask_frameworks("traced_op", &name, 1);
+    Py_DECREF(name);
+    if (!found) return nullptr;
+    PyObject* result = nullptr;
+    if (PyCallable_Check(found))
+        result = PyObject_Vectorcall(found, values, static_cast<size_t>(positional), keywords);
+    else
+        PyErr_SetString(traced.type ? PyExc_TypeError : PyExc_ValueError, traced.words.c_str());
+    Py_DECREF(found);
+    return result;
+} catch (const PythonError&) {
+    return nullptr;
+}
+
 namespace {
 
 PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {

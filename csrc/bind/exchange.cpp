@@ -74,7 +74,10 @@ PyObject* ask_frameworks(const char* function, PyObject* const* arguments, size_
 void Borrowed::take(const char* op, const char* argument, PyObject* object) {
     object_ = object;
     framework_ = &framework_of(object);
-    if (framework_->refusal) refuse_type(op, ": ", argument, " is ", framework_->refusal);
+    if (framework_->refusal) {
+        if (framework_->torch) throw Traced{text(op, ": ", argument, " is ", framework_->refusal), true};
+        refuse_type(op, ": ", argument, " is ", framework_->refusal);
+    }
     switch (framework_->protocol) {
         case Protocol::numpy: return borrow_numpy(op, argument, object, view_);
         case Protocol::exchange: from_exchange(op, argument); break;
@@ -96,7 +99,7 @@ void Borrowed::take(const char* op, const char* argument, PyObject* object) {
 
 void Borrowed::from_exchange(const char* op, const char* argument) {
     dlpack::Tensor tensor{};
-    if (framework_->api->tensor_from_object(object_, &tensor)) refuse_memory(op, argument, object_, pending_error());
+    if (framework_->api->tensor_from_object(object_, &tensor)) refuse_no_memory(op, argument, pending_error());
     from_tensor(op, argument, tensor);
 }
 
@@ -115,7 +118,7 @@ void Borrowed::from_tensor(const char* op, const char* argument, const dlpack::T
     }
     if (dense == 0) return;
     // Fake and meta tensors, wrapper subclasses and functional wrappers have a shape but no memory.
-    if (!tensor.data) refuse_memory(op, argument, object_, "it has a shape but no memory");
+    if (!tensor.data) refuse_no_memory(op, argument, "it has a shape but no memory");
     if (reinterpret_cast<uintptr_t>(view_.data) % static_cast<size_t>(item_size(view_.dtype)))
         refuse_value(op, ": ", argument, " is not aligned to its item size; pass a contiguous copy");
 }
@@ -206,11 +209,16 @@ void Borrowed::from_dlpack(const char* op, const char* argument) {
 
 void Borrowed::check_torch(const char* op, const char* argument) const {
     if (torch_requires_grad(*framework_, object_) && torch_grad_enabled())
-        refuse_value(op, ": ", argument, " requires grad and maps are not differentiable; pass ", argument,
-                     ".detach(), or call under torch.no_grad()");
+        throw Traced{text(op, ": ", argument, " requires grad, and nothing here has a derivative; pass ", argument,
+                          ".detach(), or call under torch.no_grad()")};
     if (torch_negative(*framework_, object_))
         refuse_value(op, ": ", argument, " has its negative bit set, so its memory holds the values' opposites; pass ",
                      argument, ".resolve_neg()");
+}
+
+void Borrowed::refuse_no_memory(const char* op, const char* argument, const std::string& reason) const {
+    if (framework_->torch) throw Traced{no_memory(op, argument, object_, reason), true};
+    refuse_memory(op, argument, object_, reason);
 }
 
 void Borrowed::refuse_device(const char* op, const char* argument) const {

@@ -3,6 +3,8 @@
 
 #include <Python.h>
 
+#include <string>
+
 #include "../array_view.hpp"
 #include "framework.hpp"
 
@@ -13,6 +15,14 @@ namespace fusedcam::bind {
 struct Elsewhere {
     const char* argument;
     Device device;
+};
+
+// Thrown where a PyTorch tensor stands for something that a kernel cannot compute with: it requires grad, has a
+// dispatch of its own, or is traced and has no memory. fusedcam.torch.op has the call then; what is said here stands if
+// not.
+struct Traced {
+    std::string words;
+    bool type = false;  // a TypeError, else a ValueError
 };
 
 // The memory of one argument, for as long as this lives. The caller's reference keeps the object itself alive.
@@ -41,6 +51,7 @@ class Borrowed {
     void from_cuda_interface(const char* op, const char* argument);
     void from_tensor(const char* op, const char* argument, const dlpack::Tensor& tensor);
     void check_torch(const char* op, const char* argument) const;
+    [[noreturn]] void refuse_no_memory(const char* op, const char* argument, const std::string& reason) const;
     [[noreturn]] void refuse_device(const char* op, const char* argument) const;
     void release() {
         if (has_buffer_) PyBuffer_Release(&buffer_);

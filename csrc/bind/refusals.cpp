@@ -21,9 +21,12 @@ std::string pending_error() {
     return result.substr(0, whole_characters(result, std::min<size_t>(result.find('\n'), 200)));
 }
 
-void refuse_memory(const char* op, const char* argument, PyObject* object, const std::string& reason) {
-    refuse_type(op, ": cannot read the memory of ", argument, ", a ", type_name(object), " (", reason,
+std::string no_memory(const char* op, const char* argument, PyObject* object, const std::string& reason) {
+    return text(op, ": cannot read the memory of ", argument, ", a ", type_name(object), " (", reason,
                 "); pass a dense array that holds its values");
+}
+void refuse_memory(const char* op, const char* argument, PyObject* object, const std::string& reason) {
+    refuse_type(no_memory(op, argument, object, reason));
 }
 
 }  // namespace fusedcam::bind

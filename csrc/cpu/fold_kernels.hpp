@@ -93,18 +93,25 @@ void products(const Channels<Element>& channels, int64_t count, int64_t length, 
 
 // ---- Whole channels ----
 
-// The weights of four channels of `full` whole vectors and maybe one more, without eps.
-template <class Rule, class T, int full, class Element>
-FUSEDCAM_INLINE void weigh_four(const Channels<Element>& channels, int64_t c, int64_t length, T (&weights)[4]) {
+// The sums of four channels' activations, of `full` whole vectors and maybe one more.
+template <class T, int full, class Element>
+FUSEDCAM_INLINE void total_four(const Channels<Element>& channels, int64_t c, int64_t length, T (&totals)[4]) {
     Vector<T> four[4];
-    T totals[4] = {};
-    if constexpr (Rule::sums_activations) {
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) four[j] = row_sum<T, full>(activations_of<T>(channels, c + j), length);
-        sums_of(four, totals);
+    for (int j = 0; j < 4; ++j) four[j] = row_sum<T, full>(activations_of<T>(channels, c + j), length);
+    sums_of(four, totals);
+}
+
+// The weights of four channels, without eps; meanwhile(j) is called after the j-th.
+template <class Rule, class T, int full, class Element, class Meanwhile>
+FUSEDCAM_INLINE void weigh_four(const Channels<Element>& channels, int64_t c, int64_t length, const T (&totals)[4],
+                                T (&weights)[4], Meanwhile&& meanwhile) {
+    Vector<T> four[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        four[j] = row_sum<T, full>(terms<Rule>(channels, c + j, totals[j], T(0)), length);
+        meanwhile(j);
     }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) four[j] = row_sum<T, full>(terms<Rule>(channels, c + j, totals[j], T(0)), length);
     sums_of(four, weights);
     for (int j = 0; j < 4; ++j) weights[j] = weight_of<Rule>(weights[j], totals[j], length, T(0));
 }
@@ -117,21 +124,36 @@ FUSEDCAM_INLINE T weigh_one(const Channels<Element>& channels, int64_t c, int64_
     return weight_of<Rule>(sum, total, length, T(0));
 }
 
-// Four channels are weighed before the four before them are added: a sum across lanes takes long to come, and the
-// processor has other work meanwhile.
+// Four channels are weighed and, one by one, the four before them added; where terms wait for their channel's sum, the
+// four after them are summed too. A sum across lanes and a division take long to come, and the processor has other work
+// meanwhile.
 template <class Rule, class T, int full, class Element>
 void fold_small(const Channels<Element>& channels, int64_t count, int64_t length, T* map) {
+    constexpr bool waits = Rule::sums_activations && !Rule::reads_activations;
     SmallMap<T, full> sums(length);
     const auto add = [&](int64_t c, T weight)
                          FUSEDCAM_LAMBDA { sums.add_row(activations_of<T>(channels, c).row, weight); };
-    T next[4];
-    if (count >= 4) weigh_four<Rule, T, full>(channels, 0, length, next);
+    const auto total = [&](int64_t c, T(&totals)[4]) FUSEDCAM_LAMBDA {
+        if (Rule::sums_activations && c + 4 <= count) total_four<T, full>(channels, c, length, totals);
+    };
+    T totals[4] = {}, next[4];
+    total(0, totals);
+    if (count >= 4) weigh_four<Rule, T, full>(channels, 0, length, totals, next, [](int) FUSEDCAM_LAMBDA {});
+    if constexpr (waits) total(4, totals);
     int64_t c = 0;
-    for (; c + 4 <= count; c += 4) {
-        T weights[4];
-        for (int j = 0; j < 4; ++j) weights[j] = next[j];
-        if (c + 8 <= count) weigh_four<Rule, T, full>(channels, c + 4, length, next);
-        for (int j = 0; j < 4; ++j) add(c + j, weights[j]);
+    for (; c + 8 <= count; c += 4) {
+        T weights[4], own[4];
+        for (int j = 0; j < 4; ++j) weights[j] = next[j], own[j] = totals[j];
+        if constexpr (waits)
+            total(c + 8, totals);
+        else
+            total(c + 4, own);
+        weigh_four<Rule, T, full>(channels, c + 4, length, own, next,
+                                  [&](int j) FUSEDCAM_LAMBDA { add(c + j, weights[j]); });
+    }
+    if (c + 4 <= count) {
+        for (int j = 0; j < 4; ++j) add(c + j, next[j]);
+        c += 4;
     }
     for (; c < count; ++c) add(c, weigh_one<Rule, T, full>(channels, c, length));
     sums.write(map);

@@ -5,6 +5,7 @@
 #include "mask_kernels.hpp"
 #include "paint_kernels.hpp"
 #include "row_kernels.hpp"
+#include "slope_kernels.hpp"
 #include "stretch_kernels.hpp"
 
 #define FUSEDCAM_QUOTED(name) #name
@@ -18,6 +19,11 @@ constexpr SumKernels<T, Element> sum_kernels(const std::tuple<Rules...>*) {
     return {row_kernels<T, Element>, {rule_kernels<T, Element, Rules>...}};
 }
 
+template <class T, class... Rules>
+constexpr SlopeKernels<T> slope_kernels(const std::tuple<Rules...>*) {
+    return {{slopes<Rules, T>...}};
+}
+
 constexpr Kernels make() {
     constexpr const rules::All* all = nullptr;
     Kernels made{};
@@ -26,6 +32,8 @@ constexpr Kernels make() {
     made.float16 = sum_kernels<float, Float16>(all);
     made.bfloat16 = sum_kernels<float, BFloat16>(all);
     made.float64 = sum_kernels<double, double>(all);
+    made.slopes32 = slope_kernels<float>(all);
+    made.slopes64 = slope_kernels<double>(all);
     made.draw32 = draw_kernels<float>;
     made.draw64 = draw_kernels<double>;
     made.paint = paint_kernels;

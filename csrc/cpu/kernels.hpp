@@ -53,10 +53,27 @@ struct RuleKernels {
     void (*fold)(const Channels<Element>& channels, int64_t count, int64_t length, T eps, T* map);
 };
 
+// One channel's rows, dense, for what its scores change by.
+template <class T>
+struct SlopeRows {
+    int64_t length;
+    const T* activations;
+    const T* gradients;  // moment after moment
+    const T* scores;     // what a change of each pixel's score counts
+    T* of_activations;   // added to
+    T* of_gradients;     // as the gradients
+};
+
 template <class T, class Element>
 struct SumKernels {
     RowKernels<T, Element> rows;
     RuleKernels<T, Element> rules[std::tuple_size_v<rules::All>];
+};
+
+// One function for every rule.
+template <class T>
+struct SlopeKernels {
+    void (*rules[std::tuple_size_v<rules::All>])(const SlopeRows<T>& rows, T eps);
 };
 
 template <class T>
@@ -128,6 +145,8 @@ struct Kernels {
     SumKernels<float, Float16> float16;
     SumKernels<float, BFloat16> bfloat16;
     SumKernels<double, double> float64;
+    SlopeKernels<float> slopes32;
+    SlopeKernels<double> slopes64;
     DrawKernels<float> draw32;
     DrawKernels<double> draw64;
     PaintKernels paint;
@@ -145,6 +164,13 @@ struct Kernels {
             return float64;
         else
             return float32;
+    }
+    template <class T>
+    const SlopeKernels<T>& slopes() const {
+        if constexpr (std::is_same_v<T, double>)
+            return slopes64;
+        else
+            return slopes32;
     }
     template <class T>
     const DrawKernels<T>& draw() const {

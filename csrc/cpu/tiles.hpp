@@ -32,6 +32,7 @@ class TileReader {
     // Whether rows are read where they lie; if not, `load` needs a buffer of buffer_size and takes at most
     // tile_channels.
     bool in_place() const { return in_place_; }
+    int64_t pixels() const { return array_.extent(-3) * height_ * width_; }
 
     // Calls visitor(rows, step) with pixels [begin, begin + length) of `count` channels, the first of them at the
     // offset `first`.
@@ -44,7 +45,7 @@ class TileReader {
             visitor(static_cast<const T*>(buffer), tile_pixels);
         });
     }
-    // The same into `buffer`, wherever they lie.
+    // The same into `buffer`, wherever they lie; of one channel any number of them.
     void copy(int64_t first, int64_t count, int64_t begin, int64_t length, T* buffer) const {
         with_element([&](auto element) { gather<decltype(element)>(first, count, begin, length, buffer); });
     }

@@ -6,6 +6,8 @@ Public names load on first use; importing the package imports neither a framewor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._imports import when_imported
+
 if TYPE_CHECKING:
     from ._native import __version__, info, set_num_threads
     from .compat import patch, patch_status, patched, unpatch
@@ -57,3 +59,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)  # not what is imported above, and what has been used looks no different
+
+
+def _tell_compiler(compiler: object) -> None:
+    """torch.compile and torch.export ask what stands for native functions; who uses neither does not import this."""
+    import_module(".torch.compiling", __name__).register()
+
+
+when_imported("torch._dynamo", _tell_compiler)

@@ -59,6 +59,29 @@ def mask(
     noise: Array | None = None,
     out: Array | None = None,
 ) -> Array: ...
+def cam_backward(
+    activations: Any,
+    second: Any,
+    scores: Any,
+    of_activations: Any,
+    of_second: Any,
+    by_weights: bool,
+    method: str,
+    spatial: int,
+    layout: str,
+    weight_eps: float,
+    tokens: tuple[int, ...] | list[int] | None,
+    /,
+) -> None: ...
+def resize_backward(
+    heatmap: Any,
+    of_result: Any,
+    of_heatmap: Any,
+    size: tuple[int, ...] | list[int],
+    normalize: str | None,
+    eps: float,
+    /,
+) -> None: ...
 def address(array: Any, /) -> int: ...
 def set_frameworks(frameworks: ModuleType, /) -> None: ...
 def set_other_module(find: Callable[[str], Any], /) -> None: ...

@@ -4,7 +4,10 @@ Called by the native modules, for frameworks without DLPack's C exchange API or 
 """
 
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -66,6 +69,27 @@ def like(array: NDArray[Any], other: Any, dtype: Any = None) -> Any:
     if name != "bfloat16":
         return made
     return sys.modules["tensorflow"].cast(made, dtype) if package == "tensorflow" else made.astype(dtype)
+
+
+_calls = threading.local()
+
+
+def traced_op(name: str) -> Any:
+    """What computes op `name` of tensors that the kernels do not take: traced, transformed, to be differentiated; None
+    where nothing does. The one way up to PyTorch, taken by name when such a tensor comes."""
+    if getattr(_calls, "kernels_alone", False):
+        return None
+    return getattr(import_module(".torch.op", __package__), name, None)
+
+
+@contextmanager
+def kernels_alone() -> Iterator[None]:
+    """Within the block, on this thread, such tensors are refused."""
+    before, _calls.kernels_alone = getattr(_calls, "kernels_alone", False), True
+    try:
+        yield
+    finally:
+        _calls.kernels_alone = before
 
 
 def writable(array: Any) -> bool:

@@ -32,6 +32,8 @@ resize = _cpu.resize
 colorize = _cpu.colorize
 overlay = _cpu.overlay
 mask = _cpu.mask
+cam_backward = _cpu.cam_backward
+resize_backward = _cpu.resize_backward
 overlay_stretched: dict[str, Any] = {
     "float32": _cpu.overlay_stretched_float32,
     "float64": _cpu.overlay_stretched_float64,

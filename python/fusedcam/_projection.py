@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from ._frameworks import from_numpy
+from ._frameworks import from_numpy, kernels_alone
 
 __all__ = ["heatmaps"]
 
@@ -75,9 +75,10 @@ def heatmaps(
 
 @contextmanager
 def _as_eigencam() -> Iterator[None]:
-    """Refusals of `cam` within the block are eigencam's."""
+    """Refusals of `cam` within the block are eigencam's, which has no derivative."""
     try:
-        yield
+        with kernels_alone():
+            yield
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace("cam:", "eigencam:", 1)) from None
 

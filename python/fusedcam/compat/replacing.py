@@ -3,12 +3,11 @@
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from .._imports import Finder, imported
 
 __all__ = ["Replacement", "Replacer", "fingerprint"]
 
@@ -42,7 +41,7 @@ class Replacer:
     def __init__(self, replacements: Sequence[Replacement], *, known: bool):
         self._replacements, self._known = replacements, known
         self._undo: list[tuple[Any, str, Any, Any]] = []
-        self._finder = _Finder({one.module for one in replacements}, self._imported)
+        self._finder = Finder({one.module for one in replacements}, self._imported)
         self.replaced: list[str] = []
         self.left: dict[str, str] = {}
         """What was not replaced, and why."""
@@ -50,9 +49,7 @@ class Replacer:
     def start(self) -> None:
         sys.meta_path.insert(0, self._finder)
         for name in dict.fromkeys(one.module for one in self._replacements):
-            module = sys.modules.get(name)
-            # One that is being imported now comes by the finder's way or not at all.
-            if module is not None and not getattr(module.__spec__, "_initializing", False):
+            if module := imported(name):
                 self._imported(module)
 
     def stop(self) -> None:
@@ -117,30 +114,3 @@ def _rebind(old: Any, new: Any) -> None:
             for name, value in list(vars(module).items()):
                 if value is old:
                     setattr(module, name, new)
-
-
-class _Finder(MetaPathFinder):
-    """Calls back when one of the modules has been imported."""
-
-    def __init__(self, names: Iterable[str], then: Callable[[ModuleType], None]):
-        self._names, self._then = frozenset(names), then
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname not in self._names:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            _follow(spec.loader, self._then)
-        return spec
-
-
-def _follow(loader: Loader, then: Callable[[ModuleType], None]) -> None:
-    execute = loader.exec_module
-
-    def execute_and_tell(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-        execute(module)
-        then(module)
-
-    loader.exec_module = partial(execute_and_tell, execute)  # type: ignore[method-assign]

@@ -11,11 +11,11 @@ from .finishing import finished
 if TYPE_CHECKING:
     from .explainer import Finish
 
-__all__ = ["Fuse", "check_fuse", "fused"]
+__all__ = ["FUSED", "Fuse", "check_fuse", "fused"]
 
 Fuse = Literal["mean", "max", "product"]
 
-_FUSED: dict[Fuse, Callable[[Tensor, Tensor], Tensor]] = {
+FUSED: dict[Fuse, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": torch.add,
     "max": torch.maximum,
     "product": torch.mul,
@@ -26,8 +26,8 @@ def check_fuse(fuse: Any) -> None:
     """Raises:
     ValueError: it is none of those known.
     """
-    if fuse not in _FUSED:
-        raise ValueError(f"fuse is {fuse!r}; accepted: {', '.join(map(repr, _FUSED))}")
+    if fuse not in FUSED:
+        raise ValueError(f"fuse is {fuse!r}; accepted: {', '.join(map(repr, FUSED))}")
 
 
 def fused(maps: Sequence[Tensor], fuse: Fuse, finish: "Finish") -> Tensor:
@@ -40,7 +40,7 @@ def fused(maps: Sequence[Tensor], fuse: Fuse, finish: "Finish") -> Tensor:
     total: Tensor | None = None
     for one in maps:
         own = finished(one, finish._replace(size=size, relu=False, normalize=None))
-        total = own if total is None else _FUSED[fuse](total, own)
+        total = own if total is None else FUSED[fuse](total, own)
     assert total is not None
     if fuse == "mean":
         total = total / len(maps)

@@ -3,17 +3,20 @@
 import math
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..functional import cam
 from ..methods import METHODS
 from .capture import Captured
 from .eigen_smoothing import eigen_smoothed
-from .explainer import Explainer, Finish
+from .explainer import Explainer, Finish, Run
 from .forms import Layout
 from .forward import finished, on_plane
 from .fused import Fuse
 from .located import LayersMeant
+from .state import evaluating
+from .trainable import TrainableCapture
 
 __all__ = ["RuleExplainer"]
 
@@ -30,6 +33,10 @@ class RuleExplainer(Explainer):
         eigen_smooth: draw the weighted activations' projection on their first principal component in place of their
             sum, as pytorch-grad-cam defines it: centred, and with the sign that agrees with the sum (`EigenCAM` does
             neither); for methods without moments, and with weight_eps=0.
+        create_graph: the maps carry a gradient, so that a loss on them can train the model; for methods without
+            moments, and with eigen_smooth=False. The whole forward is recorded and the backward is too, in whatever
+            mode the model is in; `output` is the model's own, whose scores a further loss may use. A gradient that is
+            zero everywhere is taken as it is.
 
     Raises:
         ValueError, TypeError: as `Explainer`; an option that the method does not have.
@@ -51,6 +58,7 @@ class RuleExplainer(Explainer):
         fuse: Fuse = "mean",
         weight_eps: float = 0.0,
         eigen_smooth: bool = False,
+        create_graph: bool = False,
     ):
         super().__init__(
             model, target_layer, call=call, eval=eval, spatial=spatial, layout=layout, tokens=tokens, fuse=fuse
@@ -70,7 +78,27 @@ class RuleExplainer(Explainer):
             raise ValueError(f"eigen_smooth is True, which {type(self).__name__} does not have; accepted is False")
         if eigen_smooth and weight_eps:
             raise ValueError(f"eigen_smooth is True and weight_eps {weight_eps}; accepted with it is 0")
+        if not isinstance(create_graph, bool):
+            raise TypeError(f"create_graph is {create_graph!r}; accepted: True, False")
+        if create_graph and (eigen_smooth or not self.sums_products):
+            other = "eigen_smooth is True" if eigen_smooth else f"{type(self).__name__} has none"
+            raise ValueError(f"create_graph is True, but {other}; accepted is False")
         self.weight_eps, self.eigen_smooth = float(weight_eps), eigen_smooth
+        self._trainable = TrainableCapture(model, target_layer, call, self._capture.form) if create_graph else None
+        if create_graph:
+            self._warn_of_training = self._warn_of_probabilities = False  # training is what it is for
+
+    def _explain(self, run: Run, finish: Finish) -> Tensor:
+        if self._trainable is None:
+            return super()._explain(run, finish)
+        with torch.inference_mode(False), torch.enable_grad():
+            return super()._explain(run, finish)
+
+    def _captured_layers(self, run: Run) -> list[Captured]:
+        if self._trainable is None:
+            return super()._captured_layers(run)
+        with evaluating(self.model, self.eval):
+            return self._trainable(run.args, run.kwargs, run.x.shape[0], run.targets)
 
     def _heat(self, captured: Captured, finish: Finish) -> Tensor:
         activations, gradients = captured.activations, captured.gradients

@@ -1,0 +1,168 @@
+// resize's derivative on the CPU: through the normalisation, whose extremes share theirs among ties, and the transposed
+// interpolation, an axis after the other.
+#include <cmath>
+#include <vector>
+
+#include "volume.hpp"
+
+namespace fusedcam::cpu {
+namespace {
+
+// h = (v - low) / divisor, or v / divisor; what it changes by with v, where the extremes are among the v.
+template <class T>
+class RescaleSlopes {
+  public:
+    RescaleSlopes(Normalization mode, const Rescale<T>& rescale, const Extremes<T>& range)
+        : rescale_(rescale), range_(range), minmax_(mode.by == Normalize::minmax) {}
+
+    void add(T value, T slope) {
+        if (rescale_.identity || rescale_.constant) return;
+        const double h = rescaled(value);
+        of_high_ += static_cast<double>(slope) * h;
+        highs_ += value == range_.high;
+        if (!minmax_) return;
+        of_low_ += static_cast<double>(slope) * (1 - h);
+        lows_ += value == range_.low;
+    }
+    void finish() {
+        of_high_ = highs_ ? of_high_ / static_cast<double>(highs_) : 0;
+        of_low_ = lows_ ? of_low_ / static_cast<double>(lows_) : 0;
+    }
+    double operator()(T value, T slope) const {
+        if (rescale_.identity) return slope;
+        if (rescale_.constant) return rescale_.fill;  // 0 for a map without range, else NaN
+        double result = slope;
+        if (value == range_.high) result -= of_high_;
+        if (minmax_ && value == range_.low) result -= of_low_;
+        return result / static_cast<double>(rescale_.divisor);
+    }
+
+  private:
+    double rescaled(T value) const {
+        return (static_cast<double>(value) - static_cast<double>(rescale_.offset)) /
+               static_cast<double>(rescale_.divisor);
+    }
+
+    const Rescale<T>& rescale_;
+    const Extremes<T>& range_;
+    const bool minmax_;
+    double of_low_ = 0, of_high_ = 0;
+    int64_t lows_ = 0, highs_ = 0;
+};
+
+template <class T>
+class ResizeBackward {
+  public:
+    explicit ResizeBackward(const ResizeBackwardCall& call)
+        : call_(call),
+          from_(call.forward.heatmap),
+          own_{from_.extent(-2), from_.extent(-1), call.forward.volumes() ? from_.extent(-3) : 1},
+          inner_(call.forward.volumes() ? 3 : 2),
+          grid_(own_, call.forward.size) {}
+
+    void run() const {
+        const int64_t maps = from_.count_sub(inner_);
+        const auto some = [&](int64_t begin, int64_t end) {
+            for (int64_t index = begin; index < end; ++index) map(index);
+        };
+        if (call_.forward.work < serial_below)
+            some(0, maps);
+        else
+            parallel_ranges(maps, some);
+    }
+
+  private:
+    void map(int64_t index) const {
+        const int64_t plane = own_.height * own_.width, depth = grid_.z.out, height = grid_.y.out, width = grid_.x.out;
+        std::vector<T> small(static_cast<size_t>(own_.depth * plane)), row(static_cast<size_t>(width));
+        for (int64_t z = 0; z < own_.depth; ++z)
+            load_map(from_.sub(index * own_.depth + z, 2), small.data() + z * plane);
+        const Volume<T> volume(grid_, small.data(), false);
+        const Normalization mode = call_.forward.normalize;
+        Extremes<T> range;
+        const Rescale<T> rescale = mode.any() ? volume.rescale(mode) : Rescale<T>{};
+        const T* slopes = call_.of_result.at<const T>(index * depth * height * width);
+        const auto each_row = [&](auto&& body) {
+            for (int64_t z = 0; z < depth; ++z)
+                for (int64_t y = 0; y < height; ++y) {
+                    volume.row(z, y, Rescale<T>{}, row.data());
+                    body(z, y, slopes + (z * height + y) * width);
+                }
+        };
+        const bool reads = mode.any() && !rescale.constant;
+        if (reads)
+            each_row([&](int64_t, int64_t, const T*) {
+                for (const T value : row) range.add(value);
+            });
+        RescaleSlopes<T> normalised(mode, rescale, range);
+        if (reads) {
+            each_row([&](int64_t, int64_t, const T* slope) {
+                for (int64_t x = 0; x < width; ++x) normalised.add(row[static_cast<size_t>(x)], slope[x]);
+            });
+            normalised.finish();
+        }
+
+        // Transposed along y and z while rows come, then along x.
+        std::vector<double> rows(static_cast<size_t>(own_.depth * own_.height * width)),
+            line(static_cast<size_t>(width));
+        each_row([&](int64_t z, int64_t y, const T* slope) {
+            for (int64_t x = 0; x < width; ++x)
+                line[static_cast<size_t>(x)] = normalised(row[static_cast<size_t>(x)], slope[x]);
+            const Tap<T> over = grid_.z[z], down = grid_.y[y];
+            const auto add = [&](int64_t low_z, int64_t low_y, double weight) {
+                if (weight == 0) return;
+                double* to = rows.data() + (low_z * own_.height + low_y) * width;
+                for (int64_t x = 0; x < width; ++x) to[x] += weight * line[static_cast<size_t>(x)];
+            };
+            const double v = down.weight, w = over.weight;
+            add(over.low, down.low, (1 - w) * (1 - v));
+            add(over.low, down.high, (1 - w) * v);
+            add(over.high, down.low, w * (1 - v));
+            add(over.high, down.high, w * v);
+        });
+        std::vector<double> result(static_cast<size_t>(own_.depth * plane));
+        for (int64_t line_index = 0; line_index < own_.depth * own_.height; ++line_index) {
+            const double* given = rows.data() + line_index * width;
+            double* to = result.data() + line_index * own_.width;
+            for (int64_t x = 0; x < width; ++x) {
+                const Tap<T> at = grid_.x[x];
+                const double weight = at.weight;
+                to[at.low] += (1 - weight) * given[x];
+                if (weight != 0) to[at.high] += weight * given[x];
+            }
+        }
+        store(result.data(), index);
+    }
+
+    void store(const double* result, int64_t index) const {
+        const ArrayView to = call_.of_heatmap.sub(index, inner_);
+        const int64_t over_depth = inner_ == 3 ? to.stride(-3) : 0;
+        visit_dtype(to.dtype, [&](auto element) {
+            using Element = decltype(element);
+            if constexpr (!std::is_same_v<Element, uint8_t>)
+                for (int64_t z = 0; z < own_.depth; ++z)
+                    for (int64_t y = 0; y < own_.height; ++y)
+                        for (int64_t x = 0; x < own_.width; ++x)
+                            *to.at<Element>(z * over_depth + y * to.stride(-2) + x * to.stride(-1)) =
+                                narrow<Element>(static_cast<WideOf<Element>>(*result++));
+        });
+    }
+
+    const ResizeBackwardCall& call_;
+    const ArrayView& from_;
+    const Size own_;
+    const int inner_;
+    const Grid<T> grid_;
+};
+
+}  // namespace
+
+void resize_backward(const ResizeBackwardCall& call) {
+    if (call.forward.result.count() == 0 || call.of_heatmap.shape.count() == 0) return;
+    if (call.forward.heatmap.dtype == DType::float64)
+        ResizeBackward<double>(call).run();
+    else
+        ResizeBackward<float>(call).run();
+}
+
+}  // namespace fusedcam::cpu

@@ -1,0 +1,88 @@
+// Numbers that carry their slopes along several variables: forward-mode differentiation, by which every rule brings its
+// own derivative.
+#pragma once
+
+#include "rules.hpp"
+
+namespace fusedcam::rules {
+
+// V is a number or a vector of numbers.
+template <class V, int n>
+struct Dual {
+    V value;
+    V slope[n];
+
+    Dual() = default;
+    template <class T>
+    FUSEDCAM_HD explicit Dual(const T& constant) : value(constant) {
+        for (V& one : slope) one = V(0);
+    }
+    // The variable of that number.
+    FUSEDCAM_HD Dual(const V& value, int variable) : value(value) {
+        for (int i = 0; i < n; ++i) slope[i] = V(i == variable ? 1 : 0);
+    }
+};
+
+template <class V, int n>
+FUSEDCAM_HD Dual<V, n> operator+(const Dual<V, n>& a, const Dual<V, n>& b) {
+    Dual<V, n> result;
+    result.value = a.value + b.value;
+    for (int i = 0; i < n; ++i) result.slope[i] = a.slope[i] + b.slope[i];
+    return result;
+}
+template <class V, int n>
+FUSEDCAM_HD Dual<V, n> operator*(const Dual<V, n>& a, const Dual<V, n>& b) {
+    Dual<V, n> result;
+    result.value = a.value * b.value;
+    for (int i = 0; i < n; ++i) result.slope[i] = a.slope[i] * b.value + a.value * b.slope[i];
+    return result;
+}
+template <class V, int n>
+FUSEDCAM_HD Dual<V, n> operator/(const Dual<V, n>& a, const Dual<V, n>& b) {
+    Dual<V, n> result;
+    result.value = a.value / b.value;
+    for (int i = 0; i < n; ++i) result.slope[i] = (a.slope[i] - result.value * b.slope[i]) / b.value;
+    return result;
+}
+// As PyTorch has it, the slope at 0 is 0.
+template <class V, int n>
+FUSEDCAM_HD Dual<V, n> positive_part(const Dual<V, n>& a) {
+    Dual<V, n> result;
+    result.value = positive_part(a.value);
+    for (int i = 0; i < n; ++i) result.slope[i] = unless_zero(result.value, a.slope[i]);
+    return result;
+}
+template <class V, int n>
+FUSEDCAM_HD Dual<V, n> unless_zero(const Dual<V, n>& divisor, const Dual<V, n>& a) {
+    Dual<V, n> result;
+    result.value = unless_zero(divisor.value, a.value);
+    for (int i = 0; i < n; ++i) result.slope[i] = unless_zero(divisor.value, a.slope[i]);
+    return result;
+}
+
+// The variables of what a rule adds up, in this order: the gradient or its moments, the activation where the rule reads
+// it, the sum of the channel's activations where it takes that.
+template <class Rule>
+struct Variables {
+    static constexpr int activation = Rule::moments;
+    static constexpr int total = activation + (Rule::reads_activations ? 1 : 0);
+    static constexpr int count = total + (Rule::sums_activations ? 1 : 0);
+};
+
+// A rule's term, or product, of one pixel with its slopes.
+template <class Rule, class V, class T>
+FUSEDCAM_HD Dual<V, Variables<Rule>::count> slopes(const V& a, const V (&g)[Rule::moments], const V& total, T eps) {
+    using Variable = Variables<Rule>;
+    using D = Dual<V, Variable::count>;
+    D gradients[Rule::moments], activation;
+    for (int m = 0; m < Rule::moments; ++m) gradients[m] = D(g[m], m);
+    if constexpr (Rule::reads_activations) activation = D(a, Variable::activation);
+    if constexpr (!Rule::weights)
+        return Rule::product(activation, gradients[0]);
+    else if constexpr (Rule::sums_activations)
+        return Rule::term(activation, gradients, D(total, Variable::total), eps);
+    else
+        return Rule::term(activation, gradients, D(), eps);
+}
+
+}  // namespace fusedcam::rules

@@ -1,0 +1,165 @@
+"""cam and resize as autograd's functions: kernels forward and back, on the CPU; formulas for what is beyond them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from . import formulas
+from .formulas import Options
+
+__all__ = ["Cam", "Resize", "cam_slopes", "native_cam", "native_resize"]
+
+_EVEN = ("gradcam",)
+"""Methods whose scores change alike with the gradients of all of a channel's pixels."""
+
+
+def native_cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
+    """`fusedcam.cam` itself, without a derivative."""
+    given: dict[str, Any] = options._asdict()
+    given["weights" if given.pop("by_weights") else "gradients"] = second
+    if options.tokens:  # of which the layout is known
+        del given["layout"]
+    with torch.no_grad():
+        maps: Tensor = _native.cam(activations, **given)
+    return maps
+
+
+def native_resize(heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
+    """`fusedcam.resize` itself, without a derivative."""
+    with torch.no_grad():
+        maps: Tensor = _native.resize(heatmap, size, normalize=normalize, eps=eps)
+    return maps
+
+
+class Cam(torch.autograd.Function):
+    """The scores of activations and gradients, resampled and normalised; the maps before that are kept."""
+
+    # The older style of autograd's functions, whose call takes a quarter of the newer one's time.
+    @staticmethod
+    def forward(ctx: Any, activations: Tensor, second: Tensor, options: Options) -> Tensor:
+        raw = native_cam(activations, second, options.raw())
+        ctx.save_for_backward(activations, second, raw)
+        ctx.options = options
+        if options.size is None and options.normalize is None:
+            return raw
+        size = options.size or tuple(raw.shape[-options.spatial :])
+        return native_resize(raw, size, options.normalize, options.eps)
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> Any:
+        activations, second, raw = ctx.saved_tensors
+        inputs = [activations, second]
+        if torch.is_grad_enabled():  # a derivative's derivative is asked for
+            found = _by_formula(lambda a, g: formulas.cam(a, g, ctx.options), inputs, slopes, ctx.needs_input_grad)
+        else:
+            found = list(cam_slopes(activations, second, slopes, ctx.options, raw))
+        return *(one if needed else None for one, needed in zip(found, ctx.needs_input_grad, strict=False)), None
+
+
+class Resize(torch.autograd.Function):
+    """A map on another grid, normalised."""
+
+    @staticmethod
+    def forward(ctx: Any, heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
+        ctx.save_for_backward(heatmap)
+        ctx.options = (size, normalize, eps)
+        return native_resize(heatmap, size, normalize, eps)
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> Any:
+        (heatmap,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            found = _by_formula(lambda maps: formulas.resize(maps, *ctx.options), [heatmap], slopes, [True])[0]
+        else:
+            found = resize_slopes(heatmap, slopes, *ctx.options)
+        return found, None, None, None
+
+
+def _by_formula(formula: Any, inputs: list[Tensor], slopes: Tensor, needed: Any) -> list[Tensor | None]:
+    """The derivatives, themselves recorded."""
+    wanted = [one for one, needs in zip(inputs, needed, strict=False) if needs]
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(formula(*inputs), wanted, slopes, create_graph=True, materialize_grads=True))
+    return [next(found) if needs else None for _, needs in zip(inputs, needed, strict=False)]
+
+
+def cam_slopes(
+    activations: Tensor, second: Tensor, slopes: Tensor, options: Options, raw: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What sum(slopes * cam(activations, second)) changes by with both arrays; of `second` maybe a view without strides
+    over space, where it is the same for all of a channel's pixels.
+
+    Args:
+        raw: the maps before resampling and normalisation, where they are known.
+    """
+    if activations.device.type != "cpu":
+        return _on_other_device(activations, second, slopes, options)
+    if options.by_weights and activations.ndim == options.inner + 1 and len(second) == 1 != len(activations):
+        rows = second.expand(len(activations), *second.shape[1:])  # one for all images
+        of_activations, of_rows = cam_slopes(activations, rows, slopes, options, raw)
+        return of_activations, of_rows.sum(0, keepdim=True)
+    raw = native_cam(activations, second, options.raw()) if raw is None else raw
+    own = tuple(raw.shape[-options.spatial :])
+    if options.normalize is not None or options.size not in (None, own):
+        slopes = resize_slopes(raw, slopes, options.size or own, options.normalize, options.eps)
+    slopes = slopes.to(raw.dtype)
+    if options.relu:
+        slopes = torch.where(raw <= 0, 0, slopes)  # NaN stays, as in PyTorch's ReLU
+    elif options.nan == "zero":
+        plain = native_cam(activations, second, options.raw()._replace(nan="propagate"))
+        slopes = torch.where(plain.isfinite(), slopes, 0)
+    of_activations, of_second = like_inputs(activations, second, options)
+    if options.tokens:  # those that are no part of the grid
+        of_activations.zero_()
+        of_second.zero_()
+    _native.cam_backward(
+        activations.detach(),
+        second.detach(),
+        slopes.contiguous(),
+        of_activations,
+        of_second,
+        options.by_weights,
+        options.method,
+        options.spatial,
+        options.layout,
+        options.weight_eps,
+        options.tokens,
+    )
+    return of_activations, of_second
+
+
+def like_inputs(activations: Tensor, second: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Where the derivatives go, uninitialised."""
+    if options.by_weights or options.method not in _EVEN or options.tokens or options.layout == "last":
+        return torch.empty_like(activations), _dense_like(second)
+    once = second.new_empty((*second.shape[: -options.spatial], *(1,) * options.spatial))
+    return torch.empty_like(activations), once.expand(second.shape)
+
+
+def _dense_like(array: Tensor) -> Tensor:
+    """Of an expanded array's elements every one has its own place."""
+    return array.new_empty(array.shape)
+
+
+def resize_slopes(heatmap: Tensor, slopes: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
+    """What sum(slopes * resize(heatmap)) changes by with the heatmap."""
+    if heatmap.device.type != "cpu":
+        leaf = heatmap.detach().requires_grad_()
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(formulas.resize(leaf, size, normalize, eps), leaf, slopes)
+        return found
+    of_heatmap = _dense_like(heatmap)
+    dtype = torch.float64 if heatmap.dtype == torch.float64 else torch.float32
+    _native.resize_backward(heatmap.detach(), slopes.to(dtype).contiguous(), of_heatmap, tuple(size), normalize, eps)
+    return of_heatmap
+
+
+def _on_other_device(activations: Tensor, second: Tensor, slopes: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    leaves = [one.detach().requires_grad_() for one in (activations, second)]
+    with torch.enable_grad():
+        first, other = torch.autograd.grad(
+            formulas.cam(leaves[0], leaves[1], options), leaves, slopes, materialize_grads=True
+        )
+    return first, other

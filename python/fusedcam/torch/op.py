@@ -1,0 +1,158 @@
+"""cam, resize, colorize and overlay of tensors that native kernels do not compute with as they are.
+
+The native call hands over what requires grad, is traced, or stands for other tensors: `Cam` and `Resize` differentiate
+the first, the operators of library.py stand in graphs, and what torch.func differentiates goes by formulas.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import formulas, library
+from .differentiating import Cam, Resize
+from .formulas import Options
+from .fused import FUSED
+
+__all__ = ["cam", "colorize", "overlay", "resize"]
+
+
+def cam(
+    activations: Any,
+    gradients: Any = None,
+    *,
+    weights: Any = None,
+    method: str = "gradcam",
+    size: Any = None,
+    relu: bool = True,
+    normalize: str | None = "minmax",
+    nan: str = "propagate",
+    spatial: int = 2,
+    layout: str = "first",
+    eps: float = 0.0,
+    weight_eps: float = 0.0,
+    tokens: Any = None,
+    fuse: str = "mean",
+    out: Any = None,
+) -> Tensor:
+    """`fusedcam.cam`, whose docstring tells of the arguments."""
+    if (gradients is None) == (weights is None):
+        raise TypeError("cam: pass exactly one of gradients and weights")
+    second = gradients if weights is None else weights
+    options = Options(
+        weights is not None,
+        method,
+        _extents(size, spatial),
+        relu,
+        normalize,
+        nan,
+        spatial,
+        layout,
+        float(eps),
+        float(weight_eps),
+        _extents(tokens, 2),
+    )
+    if isinstance(activations, list | tuple):
+        return _into(out, _several(list(activations), list(second), options, fuse))
+    return _into(out, _cam(activations, second, options))
+
+
+def _cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
+    way = _way(activations, second)
+    if way == "operator":
+        return torch.ops.fusedcam.cam(activations, second, *options)  # type: ignore[no-any-return]
+    if way == "formula":
+        if options.nan == "raise":
+            raise ValueError("cam: nan is 'raise' under torch.func; accepted there: 'propagate', 'zero'")
+        return formulas.cam(activations, second, options)
+    return Cam.apply(activations, second, options)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _several(activations: list[Tensor], seconds: list[Tensor], options: Options, fuse: str) -> Tensor:
+    """Of several layers: each one's finished map at its own resolution, resampled, fused and finished again."""
+    if len(activations) != len(seconds) or not activations:
+        raise ValueError(
+            f"cam: activations are a list of {len(activations)} and the other one of {len(seconds)}; "
+            "accepted are as many of both, at least 1"
+        )
+    if fuse not in FUSED:
+        raise ValueError(f"cam: fuse is {fuse!r}; accepted: {', '.join(map(repr, FUSED))}")
+    own = options._replace(size=None)
+    maps = [_cam(a, g, own) for a, g in zip(activations, seconds, strict=True)]
+    size = options.size
+    if size is None:
+        size = tuple(max(extents) for extents in zip(*(one.shape[-options.spatial :] for one in maps), strict=True))
+    total = _resize(maps[0], size, None, 0.0)
+    for one in maps[1:]:
+        total = FUSED[fuse](total, _resize(one, size, None, 0.0))
+    total = total / len(maps) if fuse == "mean" else total
+    return total if options.normalize is None else _resize(total, size, options.normalize, options.eps)
+
+
+def resize(heatmap: Tensor, size: Any, *, normalize: str | None = None, eps: float = 0.0, out: Any = None) -> Tensor:
+    """`fusedcam.resize`, whose docstring tells of the arguments."""
+    extents = _extents(size, 2)
+    if extents is None:
+        raise TypeError(f"resize: size is {size!r}; accepted is an int or (height, width)")
+    return _into(out, _resize(heatmap, extents, normalize, float(eps)))
+
+
+def _resize(heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
+    way = _way(heatmap)
+    if way == "operator":
+        return torch.ops.fusedcam.resize(heatmap, size, normalize, eps)  # type: ignore[no-any-return]
+    if way == "formula":
+        return formulas.resize(heatmap, size, normalize, eps)
+    return Resize.apply(heatmap, size, normalize, eps)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def colorize(heatmap: Tensor, table: Any, size: Any, normalize: str | None, out: Any) -> Tensor:
+    """The native function, by its positions. Pictures are integers, which have no derivative."""
+    extents = _extents(size, 2)
+    return _into(out, torch.ops.fusedcam.colorize(heatmap.detach(), library.named(table), extents, normalize))
+
+
+def overlay(image: Tensor, heatmap: Tensor, table: Any, alpha: float, normalize: str | None, out: Any) -> Tensor:
+    """The same."""
+    colormap = library.named(table)
+    return _into(out, torch.ops.fusedcam.overlay(image.detach(), heatmap.detach(), colormap, float(alpha), normalize))
+
+
+def _extents(given: Any, spatial: int) -> tuple[int, ...] | None:
+    if given is None or isinstance(given, list | tuple):
+        return None if given is None else tuple(given)
+    return (given,) * spatial
+
+
+def _into(out: Any, result: Tensor) -> Tensor:
+    if out is None:
+        return result
+    if result.requires_grad:
+        raise ValueError("out is given, and an input requires grad; accepted are arguments that do not, or no out")
+    out.copy_(result)
+    return out  # type: ignore[no-any-return]
+
+
+def _way(*tensors: Tensor) -> str:
+    """Who computes: "function", autograd's; "operator", torch.library's; "formula"."""
+    if torch.compiler.is_compiling():
+        return "operator"
+    if torch._C._are_functorch_transforms_active():
+        return "operator" if _only_vmap() else "formula"
+    return "function" if all(map(_has_memory, tensors)) else "operator"
+
+
+def _only_vmap() -> bool:
+    """Whether torch.func maps and differentiates nothing: it refuses to differentiate an operator."""
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or []
+    return bool(all(one.key() == functorch.TransformType.Vmap for one in stack))
+
+
+def _has_memory(tensor: Any) -> bool:
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    try:
+        return tensor.device.type != "meta" and bool(tensor.numel() == 0 or tensor.data_ptr() != 0)
+    except RuntimeError:  # a wrapper's
+        return False
