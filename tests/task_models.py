@@ -1,10 +1,13 @@
 """Small networks of every task, and its score by a formula in loops, as a paper would have it; for float64."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rare_models import close
 
 CLASSES = 4
 
@@ -17,7 +20,7 @@ class Features(nn.Module):
         self.stem, self.body = nn.Conv2d(3, 5, 3, stride=2), nn.Conv2d(5, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(torch.tanh(self.stem(x))))
+        return F.elu(self.body(torch.tanh(self.stem(x))))
 
 
 class Binary(nn.Module):
@@ -116,9 +119,9 @@ class Regressor(nn.Module):
 
 def over_region(maps: Tensor, k: int, region: Tensor) -> Tensor:
     """One image's [classes, H, W]: the sum over the pixels of a bool region [H, W]."""
-    return sum(
-        maps[k, y, x] for y in range(maps.shape[1]) for x in range(maps.shape[2]) if region[y, x]
-    ) + 0 * maps.sum()  # fmt: skip
+    return (
+        sum(maps[k, y, x] for y in range(maps.shape[1]) for x in range(maps.shape[2]) if region[y, x]) + 0 * maps.sum()
+    )
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -144,3 +147,18 @@ def matched(
 def log_probability(logits: Tensor, tokens: list[int], ignored: int) -> list[Tensor]:
     """One image's [T, V]: of each token that is not ignored."""
     return [torch.log(row.exp()[k] / row.exp().sum()) for row, k in zip(logits, tokens, strict=True) if k != ignored]
+
+
+def agree(target: Callable[[Tensor], Tensor], formula: Callable[[Tensor], Tensor], output: Tensor) -> None:
+    """Scores and their gradients with respect to a tensor; scores are as wide as the formula's."""
+    output = output.detach().requires_grad_()
+    got, wanted = target(output), formula(output)
+    assert got.shape == wanted.shape
+    close(got, wanted)
+    seed = torch.randn_like(wanted)
+    close(*(torch.autograd.grad(scores, output, seed)[0] for scores in (got, wanted)))
+
+
+def stack(rows: list) -> Tensor:
+    """Scalars, or lists of them, as one tensor."""
+    return torch.stack([torch.stack(row) if isinstance(row, list) else row for row in rows])

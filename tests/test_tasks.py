@@ -4,15 +4,12 @@ import math
 
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 import task_models as tiny
 from fusedcam.compat import pgc_targets as theirs
 from fusedcam.torch import (
     BinaryScore,
     ClassScore,
-    DenseDetections,
-    DetectionScore,
     MarginScore,
     PartScore,
     RegressionScore,
@@ -21,22 +18,9 @@ from fusedcam.torch import (
     SimilarityScore,
 )
 from rare_models import close, double  # noqa: F401
+from task_models import agree, stack
 
 pytestmark = pytest.mark.usefixtures("double")
-
-
-def agree(target, formula, output):
-    """Scores and their gradients with respect to a tensor; scores are as wide as the formula's."""
-    output = output.detach().requires_grad_()
-    got, wanted = target(output), formula(output)
-    assert got.shape == wanted.shape
-    close(got, wanted)
-    seed = torch.randn_like(wanted)
-    close(*(torch.autograd.grad(scores, output, seed)[0] for scores in (got, wanted)))
-
-
-def stack(rows):
-    return torch.stack([torch.stack(row) if isinstance(row, list) else row for row in rows])
 
 
 FORMS = {
@@ -85,7 +69,11 @@ def test_margin():
     agree(MarginScore(4, against), lambda o: stack([[o[i, 4] - o[i, k] for k in against[i]] for i in range(3)]), output)
     ours = [[4, 2], [4, 2], [4, 2]]
     agree(MarginScore(ours, 0), lambda o: stack([[row[k] - row[0] for k in (4, 2)] for row in o]), output)
-    agree(MarginScore(ours, against), lambda o: stack([[o[i, ours[i][j]] - o[i, against[i][j]] for j in (0, 1)] for i in range(3)]), output)  # fmt: skip
+    agree(
+        MarginScore(ours, against),
+        lambda o: stack([[o[i, ours[i][j]] - o[i, against[i][j]] for j in (0, 1)] for i in range(3)]),
+        output,
+    )
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)], ids=str)
@@ -100,8 +88,8 @@ def test_binary(shape):
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("given", ["one mask", "masks", "predicted"])
 def test_segmentation(given, reduction):
-    output = torch.randn(3, 4, 5, 6)
-    masks = {"one mask": torch.rand(5, 6) > 0.5, "masks": (torch.rand(3, 5, 6) > 0.5).numpy(), "predicted": None}
+    output = torch.randn(3, 4, 7, 9)
+    masks = {"one mask": torch.rand(7, 9) > 0.5, "masks": (torch.rand(3, 7, 9) > 0.5).numpy(), "predicted": None}
     rows = [[1, 2], [0, 3], [3, 1]]
 
     def formula(output, rows=rows):
@@ -131,7 +119,7 @@ def test_segmentation_by_hand():
     close(gradient, [[[[2, 0], [0, 0]]]])
     half = torch.full((1, 2, 40, 50), 60.0, dtype=torch.float16)
     close(SegmentationScore(1, torch.ones(40, 50))(half), [120000])  # float16 ends at 65504
-    for shape in ((2, 3, 9), (2, 3, 4, 3, 2)):
+    for shape in ((2, 3, 60), (2, 3, 4, 5, 3)):
         maps = torch.randn(shape)
         close(SegmentationScore(2)(maps), (maps[:, 2] * (maps.argmax(1) == 2)).flatten(1).sum(1))
     maps, mask = torch.randn(3, 4, 5), torch.rand(4, 5) > 0.5
@@ -153,149 +141,6 @@ def test_segmentation_of_nothing():
         SegmentationScore(1, mask)(output)
 
 
-def detections(counts=(9, 4)):
-    images = []
-    for count in counts:
-        low = 3 * torch.rand(count, 2)
-        boxes = torch.cat([low, low + 1 + 2 * torch.rand(count, 2)], 1)
-        images.append({"boxes": boxes, "labels": torch.arange(count) % 3, "scores": torch.rand(count)})
-    return images
-
-
-@pytest.mark.parametrize("form", ["sum", "product", "score"])
-@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "any"])
-def test_detection(form, labelled):
-    images = detections()
-    # Near some predicted boxes, and once near one with another label.
-    boxes = [images[0]["boxes"][[1, 5]] + 0.1, images[1]["boxes"][[3, 3]] - 0.05]
-    labels = [[1, 2], [0, 0]] if labelled else None
-    flat = torch.cat([torch.cat([one["boxes"].flatten(), one["scores"]]) for one in images])
-
-    def rebuilt(flat):
-        made, at = [], 0
-        for one in images:
-            count = len(one["labels"])
-            made.append(
-                {
-                    "boxes": flat[at : at + 4 * count].reshape(count, 4),
-                    "labels": one["labels"],
-                    "scores": flat[at + 4 * count : at + 5 * count],
-                }
-            )
-            at += 5 * count
-        return made
-
-    def formula(flat):
-        rows = []
-        for i, image in enumerate(rebuilt(flat)):
-            rows.append([])
-            for j, box in enumerate(boxes[i]):
-                common, score = tiny.matched(box, labels[i][j] if labelled else None, image, 0.3)
-                rows[-1].append({"sum": common + score, "product": common * score, "score": score}[form])
-        return stack(rows)
-
-    options = {"iou_threshold": 0.3, "form": form}
-    each = DetectionScore(boxes, labels, **options, each=True)
-    agree(lambda flat: each(rebuilt(flat)), formula, flat)
-    agree(lambda flat: DetectionScore(boxes, labels, **options)(rebuilt(flat)), lambda f: formula(f).sum(1), flat)
-    assert gradcheck(lambda flat: each(rebuilt(flat)), (flat.requires_grad_(),))
-
-
-def test_detection_by_hand():
-    """Half of the first box; all of the second; a box nearer, but of another label or a low score, does not stand in
-    the way. pytorch-grad-cam's sum where it meets the same boxes."""
-    image = {
-        "boxes": torch.tensor([[0.0, 0, 2, 2], [10, 10, 14, 12], [0, 0, 2, 1.1]]),
-        "labels": torch.tensor([1, 2, 3]),
-        "scores": torch.tensor([0.5, 0.25, 0.125]),
-    }
-    boxes = [[0, 0, 2, 1], [10, 10, 14, 12]]
-    close(DetectionScore(boxes, [1, 2], 0.4)([image]), [0.5 + 0.5 + 1 + 0.25])
-    close(DetectionScore(boxes, [1, 2], 0.4, each=True)([image]), [[1, 1.25]])
-    close(DetectionScore(boxes, None, 0.4, "score")([image]), [0.125 + 0.25])
-    close(DetectionScore(boxes, None, 0.4, "score", min_score=0.2)([image]), [0.5 + 0.25])
-    close(DetectionScore([boxes], [[1, 2]], 0.4)([image]), [2.25])
-    close(DetectionScore(torch.tensor(boxes), 1, 0.4, missing="zero")([image]), [1])
-    given, labels = [[0.0, 0, 2, 1.8], [10, 10, 14, 12.5]], [1, 2]
-    close(DetectionScore(given, labels)([image])[0], theirs.FasterRCNNBoxScoreTarget(labels, given)(image)[0])
-
-
-def test_a_predicted_box_given_back():
-    """Its overlap is 1, the largest there is, where autograd's gradient is 0: the score alone is explained."""
-    images = detections()
-    for image in images:
-        image["boxes"].requires_grad_()
-        image["scores"].requires_grad_()
-    boxes = [image["boxes"][2:3].detach() for image in images]
-    scores = DetectionScore(boxes, 2)(images)
-    close(scores, torch.stack([1 + image["scores"][2] for image in images]))
-    found = torch.autograd.grad(scores.sum(), [images[0]["boxes"], images[0]["scores"]])
-    close(found[0], torch.zeros(9, 4), 1e-12)
-    close(found[1], torch.eye(9)[2])
-
-
-def test_detection_of_nothing():
-    """A given box that none meets; an image without boxes; NaN among the predicted ones."""
-    images = detections()
-    images.append({"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)})
-    box = images[0]["boxes"][:1] + 0.01
-    images[0]["boxes"][-1] = torch.nan
-    images[0]["labels"][-1] = 0
-    with pytest.raises(
-        ValueError, match=r"no predicted box of label 0 overlaps box 0 of image 2 by more than 0\.5; the best of 0"
-    ):
-        DetectionScore([box, images[1]["boxes"][:1], box], 0)(images)
-    target = DetectionScore(box, 0, 0.99, missing="zero")
-    close(target(images), [0, 0, 0])
-    assert target.absent(images).all()
-    target = DetectionScore([box, images[1]["boxes"][:1], box], 0, 0.5, "score", missing="zero")
-    close(target(images), [images[0]["scores"][0], images[1]["scores"][0], 0])
-    assert target.absent(images).tolist() == [False, False, True]
-    images[1] = {name: part.requires_grad_() if name != "labels" else part for name, part in images[1].items()}
-    with pytest.raises(ValueError, match="the score of image 0 does not depend on the model's output"):
-        target(images)
-    images[0]["scores"].requires_grad_()
-    assert target(images).requires_grad
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
-@pytest.mark.parametrize("background", [None, -1, 0])
-def test_dense_detections(activation, background):
-    logits, places = 3 * torch.randn(2, 40, 4), torch.rand(2, 40, 4) + 0.1
-    scale = torch.tensor([20.0, 10, 20, 10])
-
-    def formula(output, box_format):
-        images = []
-        for row in output:
-            kept = [q for q in row if background is None or q[4:].argmax() != background % 4]
-            values = {"softmax": lambda s: s.exp() / s.exp().sum(), "sigmoid": lambda s: 1 / (1 + (-s).exp())}
-            corners = {
-                "cxcywh": lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2, y + h / 2],
-                "xywh": lambda x, y, w, h: [x, y, x + w, y + h],
-                "xyxy": lambda *corners: corners,
-            }
-            images.append(
-                {
-                    "boxes": torch.stack([scale * torch.stack([*corners[box_format](*q[:4])]) for q in kept]),
-                    "labels": torch.stack([q[4:].argmax() for q in kept]),
-                    "scores": torch.stack([values.get(activation, lambda s: s)(q[4:]).max() for q in kept]),
-                }
-            )
-        return images
-
-    output = torch.cat([places, logits], 2)
-    for box_format in ("cxcywh", "xywh", "xyxy"):
-        read = DenseDetections(box_format, activation, background, (10, 20))
-        for form in (output, {"logits": logits, "pred_boxes": places}):
-            for got, wanted in zip(read(form), formula(output, box_format), strict=True):
-                assert got["labels"].equal(wanted["labels"])
-                close(got["boxes"], wanted["boxes"])
-                close(got["scores"], wanted["scores"])
-    given = [formula(row[None], "xywh")[0]["boxes"][3:4] + 0.02 * torch.rand(4) for row in output]
-    target = DetectionScore(given, read=DenseDetections("xywh", activation, background, (10, 20)))
-    agree(target, lambda o: stack([sum(tiny.matched(given[i][0], None, image, 0.5)) for i, image in enumerate(formula(o, "xywh"))]), output)  # fmt: skip
-
-
 @pytest.mark.parametrize("measure", ["cosine", "dot"])
 def test_similarity(measure):
     output, one, several, own = torch.randn(3, 5), torch.randn(5), torch.randn(4, 5), torch.randn(3, 2, 5)
@@ -305,8 +150,14 @@ def test_similarity(measure):
         return product / (sum(e * e).sqrt() * sum(r * r).sqrt()) if measure == "cosine" else product
 
     agree(SimilarityScore(one, measure), lambda o: stack([formula(e, one) for e in o]), output)
-    agree(SimilarityScore(several.numpy(), measure), lambda o: stack([[formula(e, r) for r in several] for e in o]), output)  # fmt: skip
-    agree(SimilarityScore(own, measure), lambda o: stack([[formula(o[i], r) for r in own[i]] for i in range(3)]), output)  # fmt: skip
+    agree(
+        SimilarityScore(several.numpy(), measure),
+        lambda o: stack([[formula(e, r) for r in several] for e in o]),
+        output,
+    )
+    agree(
+        SimilarityScore(own, measure), lambda o: stack([[formula(o[i], r) for r in own[i]] for i in range(3)]), output
+    )
 
 
 @pytest.mark.parametrize("shift", [False, True], ids=["", "shift"])
@@ -319,8 +170,20 @@ def test_sequence(shift):
         return [tiny.log_probability(output[i, :last], tokens[i][first:], -100) for i in range(3)]
 
     agree(SequenceScore(tokens, shift=shift), lambda o: stack([sum(row) for row in formula(o)]), output)
-    agree(SequenceScore(tokens, shift=shift, reduction="mean"), lambda o: stack([sum(row) / len(row) for row in formula(o)]), output)  # fmt: skip
-    raw = lambda o: stack([sum(o[i, t - first, k] for t, k in enumerate(row) if t >= first and k >= 0) for i, row in enumerate(tokens)])  # noqa: E501, E731  # fmt: skip
+    agree(
+        SequenceScore(tokens, shift=shift, reduction="mean"),
+        lambda o: stack([sum(row) / len(row) for row in formula(o)]),
+        output,
+    )
+
+    def raw(o):
+        return stack(
+            [
+                sum(o[i, t - first, k] for t, k in enumerate(row) if t >= first and k >= 0)
+                for i, row in enumerate(tokens)
+            ]
+        )
+
     agree(SequenceScore(torch.tensor(tokens), shift=shift, form="raw"), raw, output)
     each = SequenceScore(tokens, shift=shift, each=True)
     kept = torch.tensor(tokens)[:, first:] >= 0
@@ -330,7 +193,10 @@ def test_sequence(shift):
     same = [1, 2, 0, 5]
     every = lambda o: stack([sum(tiny.log_probability(row[:last], same[first:], -1)) for row in o])  # noqa: E731
     agree(SequenceScore(same, -1, shift), every, output)
-    close(SequenceScore(same, 0, shift)(tiny.Caption(output)), stack([sum(tiny.log_probability(row[:last], same[first:], 0)) for row in output]))  # fmt: skip
+    close(
+        SequenceScore(same, 0, shift)(tiny.Caption(output)),
+        stack([sum(tiny.log_probability(row[:last], same[first:], 0)) for row in output]),
+    )
 
 
 def test_regression_and_parts():
@@ -345,4 +211,4 @@ def test_regression_and_parts():
     close(PartScore(["heads", 1, "logits"], 2)(nested), scores[:, 2])
     close(PartScore(["heads", -1, "logits"])(nested), scores.amax(1))
     close(PartScore("a", [lambda row, k=k: row[k] for k in range(3)])({"a": scores}), scores.diag())
-    close(PartScore("boxes", DetectionScore([[0, 0, 1, 1]], 0, missing="zero"))({"boxes": detections()}), [0, 0])
+    close(PartScore("values", SimilarityScore(torch.ones(4), "dot"))({"values": scores}), scores.sum(1))
