@@ -77,6 +77,7 @@ MADE = [
         ValueError,
         "image 1 has none that is scored, the first being skipped",
     ),
+    (SequenceScore, ([[1], [2]], 0, True), ValueError, "image 0 has none that is scored, the first being skipped"),
     (SequenceScore, ([1], 1.5), TypeError, "ignore_index is 1.5"),
     (SequenceScore, ([1], 0, 1), TypeError, "shift is 1; accepted is a bool"),
     (SequenceScore, ([1], 0, False, "p"), ValueError, 'form is \'p\'; accepted: "log_softmax", "raw"'),

@@ -199,6 +199,24 @@ def test_sequence(shift):
     )
 
 
+def test_no_images():
+    """Scores of an empty batch, which explainers take."""
+    for target, shape, wanted in (
+        (ClassScore(1, "log_odds"), (0, 3), (0,)),
+        (ClassScore(None), (0, 3), (0,)),
+        (MarginScore(1), (0, 3), (0,)),
+        (BinaryScore(), (0, 1), (0,)),
+        (SegmentationScore(1), (0, 3, 4, 4), (0,)),
+        (SegmentationScore(1, torch.ones(4, 4)), (0, 3, 4, 4), (0,)),
+        (SimilarityScore(torch.ones(2, 3)), (0, 3), (0, 2)),
+        (SequenceScore([1, 2], each=True), (0, 2, 3), (0, 2)),
+        (RegressionScore([0, 2]), (0, 3), (0, 2)),
+        (PartScore("a"), (0, 3), (0,)),
+    ):
+        output = torch.zeros(shape)
+        assert target({"a": output} if isinstance(target, PartScore) else output).shape == wanted
+
+
 def test_regression_and_parts():
     output = torch.randn(3, 2, 4)
     agree(RegressionScore((1, -1)), lambda o: stack([row[1][3] for row in o]), output)

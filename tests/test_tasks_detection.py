@@ -115,7 +115,14 @@ def test_detection_of_nothing():
     with pytest.raises(ValueError, match="the score of image 0 does not depend on the model's output"):
         target(images)
     images[0]["scores"].requires_grad_()
-    assert target(images).requires_grad
+    images[0]["boxes"].requires_grad_()
+    for form in ("sum", "product", "score"):
+        target = DetectionScore([box, images[1]["boxes"][:1].detach(), box], 0, 0.5, form, missing="zero")
+        found = torch.autograd.grad(
+            target(images).sum(), [images[0]["scores"], images[0]["boxes"]], allow_unused=form == "score"
+        )
+        assert all(one is None or one.isfinite().all() for one in found)
+        assert found[0].any()
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])

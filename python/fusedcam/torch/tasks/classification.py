@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..targets import check_without_callables, chosen_classes
-from .reading import check_option, scored_tensor, wide
+from .reading import check_option, in_rows, scored_tensor, wide
 
 __all__ = ["BinaryScore", "ClassScore", "MarginScore"]
 
@@ -42,7 +42,7 @@ class ClassScore:
         """Scores [N] or [N, K] of an output [N, classes], or of its part "logits"."""
         scores = scored_tensor(output, "[N, classes]", (2,), ("logits",))
         classes = chosen_classes(self.targets, scores, len(scores))
-        rows = classes.reshape(len(scores), -1)
+        rows = in_rows(classes)
         if self.form != "raw":
             scores = wide(scores)
         found = scores.gather(1, rows)
@@ -83,7 +83,7 @@ class MarginScore:
         scores = scored_tensor(output, "[N, classes]", (2,), ("logits",))
         n = len(scores)
         classes = chosen_classes(self.targets, scores, n)
-        rows = classes.reshape(n, -1)
+        rows = in_rows(classes)
         if self.versus is None:
             margins = scores.gather(1, rows) - _others(scores, rows, "versus is None").amax(2)
             return margins.reshape(classes.shape)
@@ -91,7 +91,7 @@ class MarginScore:
             others = chosen_classes(self.versus, scores, n)
         except (ValueError, TypeError) as error:
             raise _renamed(error) from None
-        against = others.reshape(n, -1)
+        against = in_rows(others)
         if rows.shape[1] != against.shape[1] and 1 not in (rows.shape[1], against.shape[1]):
             raise ValueError(
                 f"versus has {against.shape[1]} classes an image for targets of {rows.shape[1]}; accepted are as many, "
@@ -132,10 +132,10 @@ class BinaryScore:
                 f"targets: the model returned {list(score.shape)}; accepted is [N] or [N, 1]; of several classes there "
                 "are ClassScore and MarginScore"
             )
-        score = score.reshape(-1, 1)
+        score = in_rows(score)
         pair = torch.cat([-score, score], 1)
         classes = chosen_classes(self.targets, pair, len(score))
-        return pair.gather(1, classes.reshape(len(score), -1)).reshape(classes.shape)
+        return pair.gather(1, in_rows(classes)).reshape(classes.shape)
 
 
 def _others(scores: Tensor, rows: Tensor, why: str) -> Tensor:

@@ -116,8 +116,8 @@ class DetectionScore(Finding):
     def _of_image(self, given: Given, there: Predicted) -> tuple[Tensor, list[bool], list[float]]:
         """[B] scores, 0 where a box is not met; which are met; and by how much the best overlaps."""
         boxes, values = wide(there.boxes), wide(there.scores)
-        shared = overlaps(given.boxes.to(boxes), boxes)  # [B, P]
-        chosen = shared.detach().nan_to_num(nan=0.0)
+        wanted = given.boxes.to(boxes)
+        chosen = overlaps(wanted, boxes.detach()).nan_to_num(nan=0.0)  # [B, P]
         if given.labels is not None and there.labels is not None:
             labels = torch.tensor(given.labels, device=boxes.device)
             chosen = chosen.where(there.labels == labels[:, None], 0)
@@ -131,10 +131,12 @@ class DetectionScore(Finding):
         nothing = values[:0].sum() + boxes[:0].sum()
         found = []
         for row, (is_met, place) in enumerate(zip(met, index.tolist(), strict=True)):
-            overlap, score = (shared[row, place], values[place]) if is_met else (nothing, nothing)
-            if self.form == "score":
-                found.append(score)
-            else:
+            if not is_met:
+                found.append(nothing)
+            elif self.form == "score":
+                found.append(values[place])
+            else:  # of these two boxes alone, so that another's NaN does not reach the gradient
+                overlap, score = overlaps(wanted[row, None], boxes[place, None])[0, 0], values[place]
                 found.append(overlap + score if self.form == "sum" else overlap * score)
         return torch.stack(found), met, best.tolist()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..targets import check_without_callables, chosen_classes
-from .reading import Finding, Found, Missing, check_option, scored_tensor, wide
+from .reading import Finding, Found, Missing, check_option, in_rows, scored_tensor, wide
 
 __all__ = ["SegmentationScore"]
 
@@ -64,7 +64,7 @@ class SegmentationScore(Finding):
                 f"targets: the model returned {list(maps.shape)}; accepted is at least a class and a pixel"
             )
         classes = chosen_classes(self.targets, maps.flatten(2)[..., 0], len(maps))
-        rows = classes.reshape(len(maps), -1)
+        rows = in_rows(classes)
         grid = maps.shape[2:]
         places = rows.reshape(*rows.shape, *(1 for _ in grid)).expand(*rows.shape, *grid)
         scores = maps.gather(1, places)

@@ -50,7 +50,7 @@ class SequenceScore:
             raise ValueError('reduction is "mean", of what `each` keeps apart; accepted: "sum"')
         tokens = self._tokens()
         scored = (tokens != self.ignore_index)[..., self.shift :]
-        empty = (~scored.reshape(-1, scored.shape[-1]).any(1)).nonzero()
+        empty = (~scored.any(-1)).reshape(-1).nonzero()
         if len(empty):
             whose = f"image {int(empty[0])}" if tokens.ndim == 2 else "the sequence"
             raise ValueError(
