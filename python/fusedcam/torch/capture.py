@@ -165,9 +165,8 @@ class Capture(Located):
             gradients = self.form.channels_first(gradients, grid)
             zero = (~gradients.flatten(-1 - self.form.spatial).any(-1)).nonzero().tolist()
             zero = unexcused(targets, output, zero)
-            probe = score_function(forgiving(targets), n)
             disturber = Disturber(n, right, self.form, grid.skipped if grid else 0)
-            if zero and not self._reacts(args, kwargs, layer, disturber, probe, zero):
+            if zero and not self._reacts(args, kwargs, layer, disturber, score_function(forgiving(targets), n), zero):
                 raise ValueError(
                     f"{independent}: for image {zero[0][0]}"
                     f"{f', class number {zero[0][1]} of its list,' if zero[0][1:] else ''} its gradient is zero "
