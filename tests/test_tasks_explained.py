@@ -222,7 +222,11 @@ def test_a_dead_layer_is_no_error():
             return [{"boxes": torch.tensor([[0.0, 0, 1, 1]]) + one, "scores": 0.5 + one[None]} for one in alive]
 
     model, x = Dead().eval(), images()
-    assert not GradCAM(model, "features.body")(x, targets=DetectionScore([[0, 0, 1, 1]])).any()
+    target = DetectionScore([[0, 0, 1, 1]])
+    assert not GradCAM(model, "features.body")(x, targets=target).any()
+    assert not Smoothed(GradCAM(model, "features.body"), flips=False)(x, targets=target).any()
+    listed = Listed(model).eval()
+    assert not GradCAM(listed, "model.features.body")(x, targets=PartScore("list", target)).any()
 
 
 def test_without_gradients():
