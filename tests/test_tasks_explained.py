@@ -172,7 +172,7 @@ def test_detection_of_nothing():
         for i in (0, 2):
             close(heat[i], explain(x[i : i + 1], targets=DetectionScore(boxes[i], labels[i], form="score"), **raw)[0])
     assert not explain(x[1:2], targets=DetectionScore(boxes[1], labels[1], missing="zero"), **raw).any()
-    smoothed = Smoothed(explain, flips=False)(x, targets=target, normalize=None)
+    smoothed = Smoothed(explain, flips=False)(x, targets=target, **raw)
     assert not smoothed[1].any()
     assert smoothed[0].any()
     assert FullGrad(model)(x, targets=target)[0].any()
