@@ -2,7 +2,8 @@
 
 A disc or a cross stands anywhere in the picture and is the class; a coloured tile in a corner says the same while
 training, and is what a network learns first. A loss that asks for the map's mass inside the shape's box teaches it the
-shape. The map is that of the class's lead over the other one, without a ReLU: what speaks against the other counts too.
+shape. The map is that of the class's lead over the other one, without a ReLU: what speaks
+against it is mass too.
 Both ways start from one network and see the same images; the time is that of whole steps, interleaved.
 """
 
@@ -23,7 +24,7 @@ from fusedcam.torch import GradCAM
 from timing import digits, interleaved, quartiles, threads
 
 SIDE, BOX = 32, 9
-CONTRAST = 0.2  # of shapes, on noise up to 0.3
+CONTRAST = 0.35  # of shapes, on noise up to 0.3
 Batch = tuple[Tensor, Tensor, Tensor]
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -83,9 +84,8 @@ def plain(model: nn.Sequential) -> Step:
 
 
 def share_of(heat: Tensor, boxes: Tensor) -> Tensor:
-    """Of each map's mass, inside the box."""
-    mass = heat.abs()
-    return (mass * boxes).sum((1, 2)) / mass.sum((1, 2)).clamp_min(1e-6)
+    """Of each map's mass, what speaks for the class inside the box."""
+    return (heat.relu() * boxes).sum((1, 2)) / heat.abs().sum((1, 2)).clamp_min(1e-6)
 
 
 def update(step: Step, optimizer: torch.optim.Optimizer, batch: Batch, weight: float) -> None:

@@ -196,6 +196,7 @@ def test_the_page_runs():
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert listed == {*fusedcam.torch.__all__} - {
         *EXPLAINERS,
+        *fusedcam.torch.tasks.__all__,  # of a page of their own
         "EXPLAINERS",
         "Explainer",
         "Plan",

@@ -18,6 +18,18 @@ try:
     from .sess import SESS
     from .shapley import ShapleyCAM
     from .smoothing import Moments, Smoothed, noisy_moments
+    from .tasks import (
+        BinaryScore,
+        ClassScore,
+        DenseDetections,
+        DetectionScore,
+        MarginScore,
+        PartScore,
+        RegressionScore,
+        SegmentationScore,
+        SequenceScore,
+        SimilarityScore,
+    )
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
@@ -52,6 +64,16 @@ __all__ = [
     "SSCAM",
     "AblationCAM",
     "ScoreCAM",
+    "BinaryScore",
+    "ClassScore",
+    "DenseDetections",
+    "DetectionScore",
+    "MarginScore",
+    "PartScore",
+    "RegressionScore",
+    "SegmentationScore",
+    "SequenceScore",
+    "SimilarityScore",
     *EXPLAINERS,
 ]
 

@@ -15,7 +15,7 @@ from .outputs import detached, normal
 from .plan import Captured, Plan
 from .recording import Disturber, Recorder, plain_checkpoints, watching
 from .state import explain_failure, unchanged_buffers
-from .targets import Score, score_function
+from .targets import Score, forgiving, score_function, unexcused
 
 __all__ = ["Capture", "Captured", "Plan", "without_autocast_cache"]
 
@@ -164,8 +164,9 @@ class Capture(Located):
             # A view costs nothing, and every method reads maps with their channels first.
             gradients = self.form.channels_first(gradients, grid)
             zero = (~gradients.flatten(-1 - self.form.spatial).any(-1)).nonzero().tolist()
+            zero = unexcused(targets, output, zero)
             disturber = Disturber(n, right, self.form, grid.skipped if grid else 0)
-            if zero and not self._reacts(args, kwargs, layer, disturber, score, zero):
+            if zero and not self._reacts(args, kwargs, layer, disturber, score_function(forgiving(targets), n), zero):
                 raise ValueError(
                     f"{independent}: for image {zero[0][0]}"
                     f"{f', class number {zero[0][1]} of its list,' if zero[0][1:] else ''} its gradient is zero "

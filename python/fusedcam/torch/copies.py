@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .outputs import rows, tensors
-from .targets import class_indices
+from .targets import class_indices, forgiving
 
 __all__ = ["noisy", "repeated", "repeated_targets"]
 
@@ -36,15 +36,27 @@ class _OfEachCopy:
         self.target, self.n = target, n
 
     def __call__(self, output: Any) -> Tensor:
+        return self._of_each(self.target, output)
+
+    @property
+    def absent(self) -> Callable[[Any], Tensor] | None:
+        """As the target's, where it has such a method."""
+        absent = getattr(self.target, "absent", None)
+        return absent and (lambda output: self._of_each(absent, output))
+
+    def forgiving(self) -> "_OfEachCopy":
+        return _OfEachCopy(forgiving(self.target), self.n)
+
+    def _of_each(self, target: Callable[[Any], Tensor], output: Any) -> Tensor:
         if not self.n:
-            return self.target(output)
+            return target(output)
         images = _images(output)
         if not images or images % self.n:
             raise ValueError(
                 f"targets: a callable needs an output with a row for each of the copies of {self.n} images, "
                 f"the model returned {images} rows"
             )
-        parts = [self.target(rows(output, start, self.n, images)) for start in range(0, images, self.n)]
+        parts = [target(rows(output, start, self.n, images)) for start in range(0, images, self.n)]
         for part in parts:
             if not isinstance(part, Tensor):
                 raise TypeError(f"targets: a callable returned {type(part).__name__}; accepted is a tensor")

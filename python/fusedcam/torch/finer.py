@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .explainer import Explainer, Finish, Run
 from .methods import explainer_of
-from .targets import chosen_classes
+from .targets import check_without_callables, chosen_classes
 
 __all__ = ["FinerCAM", "FinerScore"]
 
@@ -43,9 +43,7 @@ class FinerScore:
     weighting: Literal["mean", "probability"] = "mean"
 
     def __post_init__(self) -> None:
-        listed = self.targets if isinstance(self.targets, list | tuple) else [self.targets]
-        if any(callable(one) for one in listed):
-            raise TypeError("targets: a callable came; accepted are classes, which alone can be compared with others")
+        check_without_callables(self.targets, "which alone can be compared with others")
         if isinstance(self.similar, str | bytes | bool):
             raise TypeError(f"similar is {self.similar!r}; accepted is how many classes, or a list of them")
         count = self._count

@@ -11,9 +11,20 @@ from torch import Tensor
 
 from .outputs import rows
 
-__all__ = ["RowScores", "Score", "chosen_classes", "class_indices", "score_function"]
+__all__ = [
+    "RowScores",
+    "Score",
+    "check_recorded",
+    "check_without_callables",
+    "chosen_classes",
+    "class_indices",
+    "forgiving",
+    "score_function",
+    "unexcused",
+]
 
 Score = Callable[[Any], Tensor]
+
 
 _ACCEPTED = "a class for all images, N classes, N equally long lists of classes, a callable or N callables"
 
@@ -50,6 +61,30 @@ def chosen_classes(targets: Any, output: Any, n: int) -> Tensor:
     indices = class_indices(targets, n)
     _check_range(indices, rows.shape[1])
     return indices.to(rows.device)
+
+
+def check_without_callables(targets: Any, why: str) -> None:
+    """Refuses callables where classes are needed."""
+    listed = targets if isinstance(targets, list | tuple) else [targets]
+    if any(callable(one) for one in listed):
+        raise TypeError(f"targets: a callable came; accepted are classes, {why}")
+
+
+def unexcused(targets: Any, output: Any, places: list[list[int]]) -> list[list[int]]:
+    """Those of `places`, (image,) or (image, class), whose score is not by its target's own word zero, for want of
+    anything to score: a target says so by its method `absent`, from the output to bools [N] or [N, K]."""
+    absent = getattr(targets, "absent", None)
+    if absent is None or not places:
+        return places
+    nothing = absent(output)
+    return [place for place in places if not nothing[tuple(place)]]
+
+
+def forgiving(targets: Any) -> Any:
+    """The same targets, with a score of 0 where they would refuse an output for want of anything to score: of a target
+    with such a method."""
+    method = getattr(targets, "forgiving", None)
+    return targets if method is None else method()
 
 
 def class_indices(targets: Any, n: int) -> Tensor:
@@ -134,13 +169,17 @@ def _of_each(targets: Sequence[Callable[[Any], Tensor]], output: Any) -> Tensor:
         if score.ndim > 1 or score.shape != scores[0].shape:
             shapes = [tuple(score.shape) for score in scores]
             raise ValueError(f"targets: the callables' scores have shapes {shapes}; accepted is () or (K,) of all")
-    recorded = [score.requires_grad for score in scores]
-    if any(recorded) and not all(recorded):  # stacked with the others its gradient would be zeros
+    check_recorded([score.requires_grad for score in scores])
+    return torch.stack(scores)
+
+
+def check_recorded(recorded: Sequence[bool]) -> None:
+    """Refuses to stack images' scores of which some are recorded: the others' gradients would be zeros."""
+    if any(recorded) and not all(recorded):
         raise ValueError(
             f"targets: the score of image {recorded.index(False)} does not depend on the model's output, as far as "
             "autograd can see"
         )
-    return torch.stack(scores)
 
 
 def _checked(score: Any, n: int) -> Tensor:
