@@ -20,7 +20,7 @@ def arrays(method="gradcam", shape=(2, 5, 4, 3), classes=(), positive=True):
     full = (*shape[:1], *classes, *shape[1:])
     g = torch.randn(full)
     if method in MOMENTS:
-        noisy = g.abs() * (1 + 0.3 * torch.randn(4, *full)).abs()  # which keeps the divisor away from 0
+        noisy = (g.abs() + 0.5) * (1 + 0.2 * torch.randn(4, *full)).abs()  # which keeps the divisor away from 0
         g = torch.stack([(noisy**power).mean(0) for power in (1, 2, 3)])
     return a.requires_grad_(), g.requires_grad_()
 
