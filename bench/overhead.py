@@ -1,8 +1,8 @@
 """What a call costs before any arithmetic: `cam` on 1x1x2x2 arrays against one small operation on the same.
 
 Interleaved; the ratio is taken within each round, and its median and quartiles are printed. Beside it stands what no
-call can do without: a call of these arguments that does nothing, and an empty result. Then what importing costs beyond
-NumPy, in fresh processes.
+call can do without: a call of these arguments that does nothing, and an empty result. Then maps that are differentiated, against plain PyTorch's, on small arrays and on a layer's; and what importing costs beyond NumPy, in fresh
+processes.
 """
 
 import subprocess
@@ -11,9 +11,10 @@ from timeit import Timer
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import fusedcam
-from timing import quartiles
+from timing import interleaved, quartiles
 
 CAM = 'cam(a, g, size=2, method="gradcam")'
 AGAINST = {
@@ -38,9 +39,41 @@ def main() -> None:
         low, middle, high = quartiles(figures[:, 0] / figures[:, 1])
         print(f"{CAM} {cam:.0f} ns, {title} {other:.0f} ns: ratio {middle:.2f} ({low:.2f} to {high:.2f})")
         print(f"  an empty call and an empty result {floor:.0f} ns: {floor / other:.2f} of {title}")
+    for shape, size in (((1, 1, 2, 2), 2), ((1, 512, 7, 7), 224), ((8, 256, 28, 28), 224)):
+        differentiated(shape, size)
     for title, times in import_times().items():
         low, middle, high = quartiles(np.array(times))
         print(f"import {title}: {middle:.1f} ms ({low:.1f} to {high:.1f})")
+
+
+def differentiated(shape: tuple[int, ...], size: int) -> None:
+    """Prints the forward of maps that require grad, and forward and backward, over plain PyTorch's."""
+    a, g = torch.rand(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
+    slopes = torch.randn(shape[0], size, size)
+
+    def plain() -> torch.Tensor:
+        raw = F.relu((g.mean((2, 3), keepdim=True) * a).sum(1))
+        big = F.interpolate(raw[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        low, high = big.amin((1, 2), keepdim=True), big.amax((1, 2), keepdim=True)
+        return (big - low) / (high - low)
+
+    def ours() -> torch.Tensor:
+        return fusedcam.cam(a, g, size=size)
+
+    calls = {
+        "forward": ours,
+        "plain forward": plain,
+        "forward and backward": lambda: torch.autograd.grad(ours(), (a, g), slopes),
+        "plain forward and backward": lambda: torch.autograd.grad(plain(), (a, g), slopes),
+    }
+    seconds = interleaved(calls)
+    for name in ("forward", "forward and backward"):
+        low, middle, high = quartiles(seconds[name] / seconds[f"plain {name}"])
+        own, other = (1e6 * np.median(seconds[key]) for key in (name, f"plain {name}"))
+        print(
+            f"requires grad, {shape} -> {size}, {name}: {own:.1f} us, plain PyTorch {other:.1f} us: "
+            f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        )
 
 
 def import_times() -> dict[str, list[float]]:

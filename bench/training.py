@@ -1,8 +1,8 @@
 """Training through a map: a network with a loss on its own Grad-CAM, on images with a cue, beside plain PyTorch.
 
-A patch of stripes lies anywhere in the picture, and their direction is the class; a coloured tile in a corner says the same while
-training, and is what a network learns first. A loss that asks for the map's mass inside the patch's box teaches it the
-stripes. The map is that of the class's lead over the other one, without a ReLU: what speaks
+A patch of stripes lies anywhere in the picture, and their direction is the class; a coloured tile in a corner says the
+same while training, and is what a network learns first. A loss that asks for the map's mass inside the patch's box
+teaches it the stripes. The map is that of the class's lead over the other one, without a ReLU: what speaks
 against it is mass too.
 Both ways start from one network and see the same images; the time is that of whole steps, interleaved.
 """
