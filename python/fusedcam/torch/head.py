@@ -1,0 +1,276 @@
+"""What follows a layer, read off the graph: where it is pooled over all of space, and classified by one linear map.
+
+Behind a mean over all of space the gradient is the same at every pixel. So the scores are differentiated with respect
+to the mean, and the gradient is a view of that with zero strides: the dense one, H * W times as large, never exists.
+Where one linear map makes the scores of the mean, its rows are that gradient, and nothing is differentiated.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from .derivatives import Edge, all_derivatives, derivatives
+from .forms import Form, Grid
+from .plan import Shortcut
+from .targets import ClassScore
+
+__all__ = ["Found", "Head", "Layer", "constant_over_space"]
+
+# Nodes that hand values on as they are, in another order at most.
+_MOVES = frozenset(
+    f"{name}Backward{number}"
+    for name, numbers in {
+        "Alias": "0",
+        "AsStrided": "01",
+        "Clone": "0",
+        "Permute": "0",
+        "ReshapeAlias": "0",
+        "Slice": "0",
+        "Squeeze": "0123",
+        "T": "0",
+        "ToCopy": "0",
+        "Transpose": "01",
+        "UnsafeView": "0",
+        "Unsqueeze": "01",
+        "View": "01",
+    }.items()
+    for number in numbers
+)
+_MEANS = frozenset(["MeanBackward0", "MeanBackward1", "AvgPool2DBackward0", "AvgPool3DBackward0"])
+_LINEAR = {"AddmmBackward0": 1, "MmBackward0": 0, "ConvolutionBackward0": 0}
+"""And which of their inputs is what they map."""
+
+
+class Layer(NamedTuple):
+    """A layer's output in the graph."""
+
+    activations: Tensor
+    """As the layer returned them, detached."""
+    edge: Edge
+    grid: Grid | None
+    hooked: bool
+    """Whether somebody else's hooks wait for the gradient."""
+
+
+class Found(NamedTuple):
+    gradients: Tensor | None
+    """[N, C, *S] or [N, K, C, *S]; None where the graph does not lead to the layer."""
+    shortcut: Shortcut
+
+
+class Pool(NamedTuple):
+    node: Node
+    """Whose output is the mean, N * C values in this order."""
+    dtype: torch.dtype
+    pixels: int
+    """How many are averaged."""
+
+
+class Graph:
+    """That behind scores: who uses what its nodes return."""
+
+    def __init__(self, scores: Tensor):
+        self._users: dict[tuple[Node, int], list[tuple[Node, int]]] = {}
+        waiting = [scores.grad_fn]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            assert node is not None
+            for place, (used, output) in enumerate(node.next_functions):
+                if used is None:
+                    continue
+                self._users.setdefault((used, output), []).append((node, place))
+                if used not in seen:
+                    seen.add(used)
+                    waiting.append(used)
+
+    def between(self, starts: Sequence[tuple[Node, int]]) -> set[Node]:
+        """The nodes that lie between the scores and these outputs."""
+        found: set[Node] = set()
+        waiting = [*starts]
+        while waiting:
+            for node, _ in self._users.get(waiting.pop(), []):
+                if node not in found:
+                    found.add(node)
+                    waiting += [(node, output) for output in range(len(node._input_metadata))]
+        return found
+
+    def chain(self, start: tuple[Node, int]) -> Iterator[tuple[Node, int]]:
+        """The only user of an output, as which of its inputs it uses it, the only user of its output, and so on."""
+        while len(users := self._users.get(start, [])) == 1:
+            yield users[0]
+            start = users[0][0], 0
+
+
+class Head:
+    """Gradients of scores with respect to layers, by the shortest way that the graph between them allows."""
+
+    def __init__(self, form: Form, shortcut: bool):
+        self.form, self.shortcut = form, shortcut
+        self._verified: object = None
+        """The linear map whose rows were seen to be the gradients, its weights' memory and version."""
+
+    def gradients(self, scores: Tensor, score: object, output: object, layers: Sequence[Layer]) -> list[Found]:
+        """Of scores [N] or [N, K], which `score` made of the model's output."""
+        if not scores.requires_grad:
+            return [Found(None, "none") for _ in layers]
+        graph = Graph(scores)
+        hooked = any(layer.hooked for layer in layers) or (isinstance(output, Tensor) and is_hooked(output))
+        pools = [self._pool(graph, layer) if self.shortcut and not layer.hooked else None for layer in layers]
+        if len(layers) == 1 and pools[0] and not hooked and isinstance(score, ClassScore):
+            assert isinstance(output, Tensor)
+            rows = self._rows(graph, pools[0], output, score)
+            if rows is not None:
+                return [Found(self._spread(rows, pools[0], layers[0]), "linear")]
+        edges = [
+            GradientEdge(pool.node, 0) if pool else _as_edge(layer.edge)
+            for pool, layer in zip(pools, layers, strict=True)
+        ]
+        between = graph.between([(edge.node, edge.output_nr) for edge in edges])
+        found = all_derivatives(scores, edges, between, batched=not hooked)
+        return [
+            self._finished(gradients, pool, layer, scores.ndim)
+            for gradients, pool, layer in zip(found, pools, layers, strict=True)
+        ]
+
+    def _finished(self, gradients: Tensor | None, pool: Pool | None, layer: Layer, ndim: int) -> Found:
+        if gradients is None:
+            return Found(None, "none")
+        if pool is None:
+            return Found(self.form.channels_first(gradients, layer.grid), "none")
+        channels = self._maps(layer).shape[1]
+        rows = gradients.reshape(*gradients.shape[:ndim], channels)
+        return Found(self._spread(rows, pool, layer), "pooled")
+
+    def _maps(self, layer: Layer) -> Tensor:
+        """[N, C, *S]"""
+        return self.form.channels_first(layer.activations, layer.grid)
+
+    def _spread(self, rows: Tensor, pool: Pool, layer: Layer) -> Tensor:
+        """From gradients at the mean, [N, C] or [N, K, C], those at each pixel, as the mean's backward has them."""
+        maps = self._maps(layer)
+        each = (rows.to(pool.dtype) / pool.pixels).to(maps.dtype)
+        return each.reshape(*each.shape, *[1] * self.form.spatial).expand(*each.shape, *maps.shape[2:])
+
+    def _pool(self, graph: Graph, layer: Layer) -> Pool | None:
+        """The mean over all of space that alone uses the layer's output."""
+        edge = _as_edge(layer.edge)
+        maps = self._maps(layer)
+        n, channels = maps.shape[:2]
+        if not maps.numel():
+            return None
+        for node, _ in graph.chain((edge.node, edge.output_nr)):
+            name = node.name()
+            if name not in _MEANS and name not in _MOVES:
+                return None
+            mean = node._input_metadata[0]
+            if name in _MEANS and math.prod(mean.shape) == n * channels:
+                break
+        else:
+            return None
+        # These nodes hand each value of a gradient on to some pixels, as it is or divided. Whether to all of one
+        # channel alone and alike one gradient tells, of which no two values are the same. A hook between would show.
+        source = torch.Generator().manual_seed(0)
+        seed = torch.randn(mean.shape, generator=source, dtype=torch.float32, device="cpu").to(mean.device, mean.dtype)
+        with torch.autocast(mean.device.type, enabled=False):
+            (dense,) = torch.autograd.grad([GradientEdge(node, 0)], [layer.edge], [seed], retain_graph=True)  # type: ignore[arg-type]
+        dense = self.form.channels_first(dense, layer.grid)
+        close = 4 * torch.finfo(dense.dtype).eps
+        for pixels in {math.prod(layer.activations.shape) // (n * channels), math.prod(maps.shape[2:])}:
+            pool = Pool(node, mean.dtype, pixels)
+            wanted = self._spread(seed.reshape(n, channels), pool, layer)
+            if torch.allclose(dense, wanted, rtol=close, atol=0):
+                return pool
+        return None
+
+    def _rows(self, graph: Graph, pool: Pool, output: Tensor, score: ClassScore) -> Tensor | None:
+        """[N, C] or [N, K, C]: the gradients of an output's scores at the mean, where one linear map alone is between
+        them."""
+        found = _linear_map(graph, pool, output)
+        if found is None:
+            return None
+        weight, way = found
+        columns = score.columns(output)
+        channels = weight.shape[1]
+        key = (way, weight.shape, weight.data_ptr(), weight._version)
+        if key != self._verified:
+            some = {0, len(weight) - 1} if columns is None else {int(columns.min()), int(columns.max())}
+            if not all(_is_gradient(weight[k], output, k, pool) for k in some):
+                return None
+            self._verified = key
+        if columns is None:
+            return weight.expand(len(output), *weight.shape)
+        return weight[columns.flatten()].reshape(*columns.shape, channels)
+
+
+def _as_edge(edge: Edge) -> GradientEdge:
+    return edge if isinstance(edge, GradientEdge) else get_gradient_edge(edge)
+
+
+def _linear_map(graph: Graph, pool: Pool, output: Tensor) -> tuple[Tensor, tuple[str, ...]] | None:
+    """The weights [classes, C] that make an output [N, classes] of the mean, as this run had them, and the nodes
+    between."""
+    weight: Tensor | None = None
+    way = []
+    for node, place in graph.chain((pool.node, 0)):
+        name = node.name()
+        way.append(name)
+        if weight is None and _LINEAR.get(name) == place:
+            weight = _weight(node)
+            if weight is None:
+                return None
+        elif name not in _MOVES:
+            return None
+        if node is output.grad_fn:
+            return (weight, tuple(way)) if weight is not None and len(weight) == output.shape[1] else None
+    return None
+
+
+def _weight(node: Node) -> Tensor | None:
+    """[outputs, inputs] of a linear map, as this run had them; None where it is more than that."""
+    convolution = node.name() == "ConvolutionBackward0"
+    saved = getattr(node, "_raw_saved_weight" if convolution else "_raw_saved_mat2")
+    if saved.unpack_hook is not None:  # a checkpoint's, which would run again
+        return None
+    try:
+        weight: Tensor = node._saved_weight if convolution else node._saved_mat2  # type: ignore[attr-defined]
+    except RuntimeError:  # overwritten since; a backward says so
+        return None
+    if weight is None or weight.layout != torch.strided:
+        return None
+    weight = weight.detach()
+    if not convolution:
+        return weight.mT if getattr(node, "_saved_alpha", 1) == 1 else None
+    plain = node._saved_groups == 1 and not node._saved_transposed and weight[0, 0].numel() == 1  # type: ignore[attr-defined]
+    return weight.flatten(1) if plain else None
+
+
+def _is_gradient(row: Tensor, output: Tensor, column: int, pool: Pool) -> bool:
+    """Whether autograd agrees that [C] is the gradient of each image's column of the output at the mean."""
+    with torch.enable_grad():
+        scores = output[:, column]
+    (gradients,) = next(derivatives(scores, [GradientEdge(pool.node, 0)], keep=True))
+    if gradients is None:
+        return False
+    wanted = row.to(gradients.dtype)
+    allowed = max(4 * torch.finfo(gradients.dtype).eps, 2e-3) * wanted.abs().amax()  # the latter for TF32
+    return bool(((gradients.reshape(-1, len(row)) - wanted).abs() <= allowed).all())
+
+
+def is_hooked(tensor: Tensor) -> bool:
+    """Whether somebody's hooks wait for its gradient."""
+    return bool(tensor._backward_hooks) or tensor.retains_grad
+
+
+def constant_over_space(gradients: Tensor, spatial: int) -> Tensor | None:
+    """[N or 1, (K,) C]: what gradients [N, (K,) C, *S] are at every pixel, where their strides say that; N images that
+    share memory are one."""
+    space = zip(gradients.shape[-spatial:], gradients.stride()[-spatial:], strict=True)
+    if not gradients.numel() or any(stride and extent > 1 for extent, stride in space):
+        return None
+    once = gradients.flatten(-spatial)[..., 0]
+    return once[:1] if once.stride(0) == 0 else once
