@@ -7,7 +7,8 @@ from torch import nn
 import fusedcam
 from capture_models import expected, plain_gradients, unchanged
 from fusedcam.torch import GradCAM, LayerCAM
-from fusedcam.torch.explainer import Run
+from fusedcam.torch.explainer import Finish, Run
+from fusedcam.torch.finishing import weighted
 from head_models import CHANNELS, CLASSES, HEADS, Headed
 
 pytestmark = pytest.mark.usefixtures("doubles")
@@ -93,11 +94,26 @@ def test_many_classes_by_a_matrix_product():
     model = Headed(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 300))).eval()
     x = torch.rand(2, 3, 7, 6)
     for targets in ("all", torch.randint(300, (2, 40))):
+        rows = torch.arange(300).expand(2, 300) if isinstance(targets, str) else targets
         for options in ({"size": None, "normalize": None, "relu": False}, {}):
             heat = GradCAM(model, "layer")(x, targets=targets, **options)
-            rows = torch.arange(300).expand(2, 300) if isinstance(targets, str) else targets
             wanted = expected(model, model.layer, x, chosen(rows), **options)
-            close(heat, wanted, 1e-5 if options == {} else 1e-6)
+            close(heat, wanted, 1e-6 if options else 1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("nan", ["propagate", "zero"])
+def test_the_matrix_product_is_the_native_calls(images, nan):
+    """Of layers whose values are no numbers, in other orders of memory, and whatever the caller's autocast."""
+    activations = torch.randn(4, 5, 3, 6).permute(1, 3, 2, 0)[::2, :, :, :2].float()
+    weights = torch.randn(images, 40, 6).float()
+    activations[1, 2, 1, 0], activations[2, 3, 0, 0] = torch.nan, torch.inf
+    for normalize in (None, "minmax"):
+        finish = Finish(7, True, normalize, nan)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = weighted(activations, weights, finish)
+        wanted = fusedcam.cam(activations, weights=weights, **finish._asdict())
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["linear", "parametrized linear", "convolution of one pixel"])

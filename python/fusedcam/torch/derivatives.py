@@ -63,8 +63,9 @@ def all_derivatives(
     count = scores.shape[1] if scores.ndim == 2 else 1
     # Python's own functions were written for plain tensors, and may do with them what vmap would not see.
     if batched and count > 1 and scores.numel():
-        columns = _columns_at_once(scores, nodes)
-        if columns > 1 and not any(isinstance(node, BackwardCFunction) for node in nodes):
+        plain = any(isinstance(node, BackwardCFunction) for node in nodes)
+        columns = 1 if plain else _columns_at_once(scores, nodes)
+        if columns > 1:
             try:
                 return _batched(scores, edges, min(columns, count))
             except RuntimeError as error:
