@@ -29,6 +29,15 @@ class Headed(nn.Module):
         return self.head(maps) if isinstance(self.head, nn.Module) else self.head(self, maps)
 
 
+class Mean(nn.Module):
+    def __init__(self, axes: tuple[int, ...]):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.axes)
+
+
 class GeM(nn.Module):
     """Generalised mean (Radenovic et al. 2017, https://arxiv.org/abs/1711.02512)."""
 
@@ -55,6 +64,11 @@ def _scattered(model: Headed, maps: Tensor) -> Tensor:
 def _tied(model: Headed, maps: Tensor) -> Tensor:
     mean = maps.mean((2, 3))
     return model.fc(mean) + model.pixel(mean[..., None, None]).flatten(1)
+
+
+def _shuffled(model: Headed, maps: Tensor) -> Tensor:
+    """Views alone, and yet the rows are not the gradients."""
+    return model.fc(maps.mean((2, 3)).view(-1, 2, 3).transpose(1, 2).flatten(1))
 
 
 def _weights_of_maps(model: Headed, maps: Tensor) -> Tensor:
@@ -113,6 +127,8 @@ HEADS: dict[str, tuple[Callable[[], Any], str]] = {
     "classes by views": (lambda: lambda m, a: m.fc(a.mean((2, 3))).mT.reshape(CLASSES, -1).T, "linear"),
     "classes mixed with images": (lambda: lambda m, a: m.fc(a.mean((2, 3))).mT.reshape(-1, CLASSES), "mixed"),
     "some classes": (lambda: lambda m, a: m.fc(a.mean((2, 3)))[:, 1:], "pooled"),
+    "channels shuffled": (lambda: _shuffled, "pooled"),
+    "some channels": (lambda: lambda m, a: m.excite(a.mean((2, 3))[:, 1:3]), "pooled"),
     "two classifiers": (lambda: _tied, "pooled"),
     "weights of the maps": (lambda: _weights_of_maps, "pooled"),
     "gated behind the pool": (lambda: _gated_behind, "pooled"),

@@ -140,6 +140,18 @@ def test_changed_weights(name):
         close(captured(explain, x, None).gradients, wanted[torch.arange(2), model(x).argmax(1)])
 
 
+def test_weights_that_tell_nothing():
+    """Of equal channels in whatever order the rows are the gradients; not once they differ, be that unseen."""
+    model, x = Headed(HEADS["channels shuffled"][0]()).eval(), torch.rand(2, 3, 7, 6)
+    nn.init.constant_(model.fc.weight, 0.5)
+    explain = GradCAM(model, "layer")
+    for shortcut in ("linear", "pooled"):
+        found = captured(explain, x, "all")
+        assert found.plan.shortcut == shortcut
+        close(found.gradients, plain_gradients(model, model.layer, x, lambda output: output)[1])
+        model.fc.weight.data.copy_(torch.rand_like(model.fc.weight))
+
+
 def test_a_frozen_model():
     model, x = Headed(HEADS["linear"][0]()).eval().requires_grad_(False), torch.rand(2, 3, 7, 6)
     found = captured(GradCAM(model, "layer"), x, "all")
