@@ -194,7 +194,11 @@ class Head:
 
     def _rows(self, graph: Graph, pool: Pool, output: Tensor, score: ClassScore) -> Tensor | None:
         """[N, C] or [N, K, C]: the gradients of an output's scores at the mean, where one linear map alone is between
-        them."""
+        them.
+
+        Autograd confirms that for each version of the weights once. Hooks that somebody puts on tensors between the
+        two only later than that are not seen; those on the layer's and on the model's output are.
+        """
         found = _linear_map(graph, pool, output)
         if found is None:
             return None
@@ -203,9 +207,8 @@ class Head:
         if key != self._verified:
             if not _is_gradient(weight, output, pool):
                 return None
-            if bool(
-                (weight != weight[:, :1]).any()
-            ):  # what others would do to channels that weigh the same is not seen
+            # Of channels that weigh the same, other weights might show that they change places.
+            if bool((weight != weight[:, :1]).any()):
                 self._verified = key
         columns, channels = score.columns(output), weight.shape[1]
         if columns is None:
