@@ -29,7 +29,7 @@ def weighted(activations: Tensor, weights: Tensor, finish: "Finish") -> Tensor:
     """Plain CAM of activations [N, C, *S] by the weights [N or 1, C] or [N or 1, K, C] of their channels, finished."""
     if weights.ndim == 3 and weights.shape[1] >= _MANY and _multiplies_exactly(activations):
         with torch.autocast(activations.device.type, enabled=False):
-            maps = weights @ activations.flatten(2)
+            maps = (activations.flatten(2).mT @ weights.mT).mT  # the quicker of both orders
         return finished(maps.reshape(*maps.shape[:2], *activations.shape[2:]), finish)
     heat: Tensor = cam(activations, weights=weights, **finish._asdict())
     return heat
