@@ -1,8 +1,8 @@
 """What a call costs before any arithmetic: `cam` on 1x1x2x2 arrays against one small operation on the same.
 
 Interleaved; the ratio is taken within each round, and its median and quartiles are printed. Beside it stands what no
-call can do without: a call of these arguments that does nothing, and an empty result. Then maps that are differentiated, against plain PyTorch's, on small arrays and on a layer's; and what importing costs beyond NumPy, in fresh
-processes.
+call can do without: a call of these arguments that does nothing, and an empty result. Then maps that are differentiated
+against plain PyTorch's, on small arrays and on a layer's; and what importing costs beyond NumPy, in fresh processes.
 """
 
 import subprocess

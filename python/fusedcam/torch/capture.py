@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .derivatives import Edge, derivatives, stacked
+from .derivatives import Edge
 from .forms import IMAGES, Form
+from .head import Found, Head, Layer, constant_over_space, is_hooked
 from .located import LayersMeant, Located, shapes_of
 from .outputs import detached, normal
 from .plan import Captured, Plan
@@ -45,10 +46,13 @@ class _Again(Exception):
 class Capture(Located):
     """Runs `model` so that only what follows the layers is recorded; remembers how often layers run."""
 
-    def __init__(self, model: nn.Module, target_layer: LayersMeant, call: int, form: Form = IMAGES):
+    def __init__(
+        self, model: nn.Module, target_layer: LayersMeant, call: int, form: Form = IMAGES, *, shortcut: bool = True
+    ):
         super().__init__(model, target_layer, call, form)
-        self.differentiate: Differentiate = _gradients
-        """From a score to its gradient at one layer."""
+        self.head = Head(form, shortcut)
+        self.differentiate: Differentiate | None = None
+        """From a score to its gradient at one layer, where that is another than the head's."""
         self._needs: set[str] = set()
         """Which of the reasons to run again hold for every run of this model."""
 
@@ -135,36 +139,32 @@ class Capture(Located):
                 raise _Again(f"the layer was called {max(calls)} times")
         if recorder.shared or recorder.elsewhere:
             raise _Again(_SHARED)
-        grids, graphs = [], []
+        layered: list[Layer] = []
         for layer, record in recorder.records.items():
             if record.leaf is None or record.edge is None:
                 raise ValueError(
                     f"layer {self.name_of(layer)} returned {record.refused}; accepted is {self.form.accepted} with "
                     f"N = {n}"
                 )
-            grids.append(self.form.grid(record.leaf, args[0]))
-            graphs.append((record.leaf, record.edge))
+            hooked = record.handed is not None and is_hooked(record.handed)
+            layered.append(Layer(record.leaf.detach(), record.edge, self.form.grid(record.leaf, args[0]), hooked))
         if any(record.overwritten for record in recorder.records.values()):
             raise _Again(_OVERWRITTEN)
 
-        found: Sequence[Tensor | None] = [None for _ in graphs]
+        found = [Found(None, "none") for _ in layered]
         if still_on or from_start:
-            found = self._differentiated(score, output, graphs)
-        if any(gradients is None for gradients in found) and not from_start:
+            found = self._differentiated(score, output, layered)
+        if any(one.gradients is None for one in found) and not from_start:
             raise _Again(_SWITCHED_OFF)
         where: Literal["from the layer", "from the start"] = "from the start" if from_start else "from the layer"
         captured = []
-        for layer, right, record, grid, gradients in zip(
-            layers, places, recorder.records.values(), grids, found, strict=True
+        for layer, right, record, (activations, _, grid, _), (gradients, shortcut) in zip(
+            layers, places, recorder.records.values(), layered, found, strict=True
         ):
             independent = f"the score of targets={_named(targets)} does not depend on layer {self.name_of(layer)}"
             if gradients is None:
                 raise ValueError(f"{independent}, as far as autograd can see")
-            assert record.leaf is not None
-            # A view costs nothing, and every method reads maps with their channels first.
-            gradients = self.form.channels_first(gradients, grid)
-            zero = (~gradients.flatten(-1 - self.form.spatial).any(-1)).nonzero().tolist()
-            zero = unexcused(targets, output, zero)
+            zero = unexcused(targets, output, _zeros(gradients, self.form.spatial))
             disturber = Disturber(n, right, self.form, grid.skipped if grid else 0)
             if zero and not self._reacts(args, kwargs, layer, disturber, score_function(forgiving(targets), n), zero):
                 raise ValueError(
@@ -177,25 +177,35 @@ class Capture(Located):
                 self._names[layer],
                 right,
                 record.calls,
-                tuple(record.leaf.shape),
+                tuple(activations.shape),
                 where,
                 tuple(reruns),
-                *(grid or ()),
+                tokens=grid.size if grid else None,
+                skipped=grid.skipped if grid else 0,
+                shortcut=shortcut,
             )
-            activations = self.form.channels_first(record.leaf.detach(), grid)
-            captured.append(Captured(activations, gradients, detached(output), plan))
+            # A view costs nothing, and every method reads maps with their channels first.
+            maps = self.form.channels_first(activations, grid)
+            captured.append(Captured(maps, gradients, detached(output), plan))
         self._needs |= needs & {_SWITCHED_OFF, _OVERWRITTEN, _SHARED}
         return captured
 
-    def _differentiated(
-        self, score: Score, output: Any, graphs: Sequence[tuple[Tensor, Edge]]
-    ) -> Sequence[Tensor | None]:
+    def _differentiated(self, score: Score, output: Any, layered: Sequence[Layer]) -> list[Found]:
         """Of each score with respect to each layer; None where the graph does not lead there."""
-        if len(graphs) == 1:
-            return [self.differentiate(score, output, *graphs[0])]
-        if self.differentiate is not _gradients:
-            raise ValueError("target_layer has several layers; this method takes one")
-        return _gradients_at(score, output, [edge for _, edge in graphs])
+        if self.differentiate is not None:
+            if len(layered) > 1:
+                raise ValueError("target_layer has several layers; this method takes one")
+            ((activations, edge, grid, _),) = layered
+            gradients = self.differentiate(score, output, activations, edge)
+            return [Found(None if gradients is None else self.form.channels_first(gradients, grid), "none")]
+        with torch.enable_grad():
+            scores = score(output)
+        try:
+            return self.head.gradients(scores, score, output, layered)
+        except RuntimeError as error:
+            if "use_reentrant=True" in str(error):  # a checkpoint after the layer
+                return [Found(None, "none") for _ in layered]
+            raise
 
     def _reacts(
         self,
@@ -211,37 +221,25 @@ class Capture(Located):
         A gradient of zeros alone does not tell: autograd sees a path from every column of a concatenated output to
         every branch, and a dead ReLU is a path as well. Maps of zeros are the truth for the latter alone.
         """
-        scores = []
+        scores, at = [], tuple(torch.tensor(places, device="cpu").unbind(1))
         for each in (Disturber(disturber.n, None), disturber):
             with suppress(_Probed), unchanged_buffers(self.model, _Probed), watching(each, [layer]):
                 found = score(self.model(*args, **kwargs))
-                scores.append([found[tuple(place)] for place in places])
+                scores.append(found[at])
                 raise _Probed
-        return all(not torch.equal(before, after) for before, after in zip(*scores, strict=True))
+        return bool((scores[0] != scores[1]).all())
 
 
-def _gradients(score: Score, output: Any, leaf: Tensor, edge: Edge) -> Tensor | None:
-    """Of each score with respect to the leaf, at its edge; None where the graph does not lead there."""
-    return _gradients_at(score, output, [edge])[0]
-
-
-def _gradients_at(score: Score, output: Any, edges: Sequence[Edge]) -> list[Tensor | None]:
-    """Of each score at each edge; None where the graph does not lead there."""
-    with torch.enable_grad():
-        scores = score(output)
-    nothing: list[Tensor | None] = [None for _ in edges]
-    if not scores.requires_grad:
-        return nothing
-    try:
-        rows = list(zip(*derivatives(scores, edges), strict=True))
-    except RuntimeError as error:
-        if "use_reentrant=True" in str(error):  # a checkpoint after the layer
-            return nothing
-        raise
-    found: list[Tensor | None] = []
-    for row in rows:
-        connected = [gradient for gradient in row if gradient is not None]
-        found.append(stacked(connected, scores) if len(connected) == len(row) else None)
+def _zeros(gradients: Tensor, spatial: int) -> list[list[int]]:
+    """Where gradients [N, C, *S] or [N, K, C, *S] are zero everywhere: (image,) or (image, class)."""
+    once = constant_over_space(gradients, spatial)
+    if once is None:
+        zero = (~gradients.flatten(-1 - spatial).any(-1)).nonzero()
+    else:  # of many classes those whose first channel is zero are soon found, and are few
+        each = once.expand(*gradients.shape[: -1 - spatial], -1)
+        places = (each[..., 0] == 0).nonzero()
+        zero = places[~each[places.unbind(1)].any(-1)]
+    found: list[list[int]] = zero.tolist()
     return found
 
 

@@ -21,6 +21,8 @@ def repeated(value: Any, n: int, times: int) -> Any:
 
 def repeated_targets(targets: Any, n: int, times: int) -> Any:
     """What `targets` means for N images, for `times` copies of them; None has to be made classes first."""
+    if isinstance(targets, str):  # every class of all alike
+        return targets
     if callable(targets):
         return _OfEachCopy(targets, n)
     if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):

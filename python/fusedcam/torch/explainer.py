@@ -70,6 +70,10 @@ class Explainer:
         tokens: (height, width) of the grid that tokens [N, T, C] lie on, row by row; the T - height * width that come
             before them are skipped. It needs a target_layer.
         fuse: of several layers' maps: "mean", "max" or "product".
+        shortcut: where the layer is used by a mean over all of space alone, differentiate with respect to that, and
+            where one linear map makes the scores of it, take the gradients from its rows without a backward, as
+            autograd was asked to confirm once; `plan` says which. The gradients are the same. False differentiates
+            with respect to the layer's output.
 
     Raises:
         ValueError: no such layer, a layer twice, an argument out of range.
@@ -90,6 +94,7 @@ class Explainer:
         layout: Layout = "first",
         tokens: tuple[int, int] | None = None,
         fuse: Fuse = "mean",
+        shortcut: bool = True,
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is of type {type(model).__name__}; accepted is a torch.nn.Module")
@@ -102,8 +107,10 @@ class Explainer:
             name, given = ("layout", layout) if form.layout != "first" else ("tokens", tokens)
             raise ValueError(f"{name} is {given!r}, which needs a target_layer")
         check_fuse(fuse)
+        if not isinstance(shortcut, bool):
+            raise TypeError(f"shortcut is {shortcut!r}; accepted: True, False")
         self.model, self.eval, self.fuse = model, eval, fuse
-        self._capture = Capture(model, target_layer, call, form)
+        self._capture = Capture(model, target_layer, call, form, shortcut=shortcut)
         self._last = threading.local()
         self._warn_of_training = self._warn_of_probabilities = True
 
@@ -124,8 +131,8 @@ class Explainer:
             x: the model's first argument, [N, ...]; `args` and `kwargs` are passed to the model after it.
             targets: whose score is explained. None: each image's first choice; an int: this class for every image;
                 N ints, or a tensor [N]: a class per image; N lists of K ints, or a tensor [N, K]: several per image;
-                a callable from the model's output to scores [N] or [N, K]; a list of N callables, the i-th of which
-                gets output[i] and returns a scalar or [K].
+                "all": every class of the output; a callable from the model's output to scores [N] or [N, K]; a list of
+                N callables, the i-th of which gets output[i] and returns a scalar or [K].
             size: of the heatmaps, an int or (height, width) in pixels, or as many extents as `spatial` says; "input":
                 as the last dimensions of x; None: the layer's own resolution.
             relu, normalize, nan: as in `fusedcam.cam`.

@@ -114,7 +114,7 @@ class FinerCAM(Explainer):
         model, target_layer: as in `GradCAM`.
         method: whose map it is, a name in `fusedcam.METHODS`.
         similar, alpha, weighting: as in `FinerScore`.
-        call, eval: as in `GradCAM`.
+        call, eval, shortcut: as in `GradCAM`.
 
     Raises:
         ValueError, TypeError: as `GradCAM` and `FinerScore`; a call refuses callables as targets.
@@ -131,10 +131,11 @@ class FinerCAM(Explainer):
         weighting: Literal["mean", "probability"] = "mean",
         call: int = -1,
         eval: bool = False,
+        shortcut: bool = True,
     ):
-        super().__init__(model, target_layer, call=call, eval=eval)
+        super().__init__(model, target_layer, call=call, eval=eval, shortcut=shortcut)
         self._score = FinerScore(None, similar, alpha, weighting)
-        self._base = explainer_of(method)(model, target_layer, call=call, eval=eval)
+        self._base = explainer_of(method)(model, target_layer, call=call, eval=eval, shortcut=shortcut)
 
     def _explain(self, run: Run, finish: Finish) -> Tensor:
         score = FinerScore(run.targets, self._score.similar, self._score.alpha, self._score.weighting)

@@ -5,7 +5,16 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Captured", "Plan"]
+__all__ = ["Captured", "Plan", "Shortcut"]
+
+Shortcut = Literal["none", "pooled", "linear"]
+
+
+_SHORTCUTS: dict[Shortcut, str] = {
+    "none": "",
+    "pooled": ", differentiated up to the pooling",
+    "linear": ", gradients from the classifier's rows",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,10 @@ class Plan:
     """The grid, (height, width), on which tokens [N, T, C] were explained."""
     skipped: int = 0
     """How many tokens come before those of the grid."""
+    shortcut: Shortcut = "none"
+    """What was differentiated: "none", the score with respect to the layer's output; "pooled", with respect to the
+    mean over all of space that alone follows the layer; "linear", nothing: the gradients are rows of the one linear
+    map between that mean and the scores."""
 
     def __str__(self) -> str:
         again = f"; ran again because {', then because '.join(self.reruns)}" if self.reruns else ""
@@ -36,14 +49,15 @@ class Plan:
         if self.tokens:
             before = f" after {self.skipped} skipped" if self.skipped else ""
             form += f", tokens on a grid of {self.tokens[0]} x {self.tokens[1]}{before}"
-        return f"{name}, call {self.call + 1} of {self.calls}, {form}; recorded {self.recording}{again}"
+        how = f"recorded {self.recording}{_SHORTCUTS[self.shortcut]}{again}"
+        return f"{name}, call {self.call + 1} of {self.calls}, {form}; {how}"
 
 
 class Captured(NamedTuple):
     activations: Tensor
     """[N, C, H, W], or with other dimensions of space: a view of what the layer returned."""
     gradients: Tensor
-    """Of the same shape, or [N, K, C, H, W] for scores [N, K]."""
+    """Of the same shape, or [N, K, C, H, W] for scores [N, K]; with zero strides over space by a shortcut."""
     output: Any
     """The model's own, detached."""
     plan: Plan

@@ -55,6 +55,8 @@ class Record:
         self.leaf: Tensor | None = None
         """The layer's output; differentiated with respect to `edge`."""
         self.edge: Tensor | GradientEdge | None = None
+        self.handed: Tensor | None = None
+        """What the model went on with, on which it may have put hooks."""
         self.refused = ""
         """What the layer returned in place of a map."""
         self.version = 0
@@ -108,7 +110,7 @@ class Recorder(Watch):
             torch.set_grad_enabled(self.from_start)
             self._lost = True
             for one in self.records.values():
-                one.recorded, one.leaf, one.edge = None, None, None
+                one.recorded, one.leaf, one.edge, one.handed = None, None, None, None
             return detached(output)
         return None
 
@@ -133,13 +135,14 @@ class Recorder(Watch):
             leaf = leaf.clone()
         record.version = leaf._version
         if inside:
-            record.leaf, record.edge = leaf, get_gradient_edge(activations)
+            record.leaf, record.edge, record.handed = leaf, get_gradient_edge(activations), activations
             return None
         if not self.whole:
             record.replaced = weakref.ref(activations)
         record.leaf = record.edge = leaf.requires_grad_()
         # A clone, so that an in-place operation after the layer changes neither the leaf nor its right to be one.
-        return replaced(output, activations, leaf.clone())
+        record.handed = leaf.clone()
+        return replaced(output, activations, record.handed)
 
     def close(self) -> bool:
         """Ends the run; whether recording was still on."""

@@ -11,9 +11,11 @@ from ..methods import METHODS
 from .capture import Captured
 from .eigen_smoothing import eigen_smoothed
 from .explainer import Explainer, Finish, Run
+from .finishing import finished, weighted
 from .forms import Layout
-from .forward import finished, on_plane
+from .forward import on_plane
 from .fused import Fuse
+from .head import constant_over_space
 from .located import LayersMeant
 from .state import evaluating
 from .trainable import TrainableCapture
@@ -27,7 +29,7 @@ class RuleExplainer(Explainer):
     """Base of the methods that `fusedcam.cam` knows by name.
 
     Args:
-        model, target_layer, call, eval, spatial, layout, tokens, fuse: as in `Explainer`.
+        model, target_layer, call, eval, spatial, layout, tokens, fuse, shortcut: as in `Explainer`.
         weight_eps: added to what the method's weights are divided by, as in `fusedcam.cam`; for methods that divide.
             Peers add 1e-6 to 1e-8, which outweighs small gradients.
         eigen_smooth: draw the weighted activations' projection on their first principal component in place of their
@@ -56,12 +58,21 @@ class RuleExplainer(Explainer):
         layout: Layout = "first",
         tokens: tuple[int, int] | None = None,
         fuse: Fuse = "mean",
+        shortcut: bool = True,
         weight_eps: float = 0.0,
         eigen_smooth: bool = False,
         create_graph: bool = False,
     ):
         super().__init__(
-            model, target_layer, call=call, eval=eval, spatial=spatial, layout=layout, tokens=tokens, fuse=fuse
+            model,
+            target_layer,
+            call=call,
+            eval=eval,
+            spatial=spatial,
+            layout=layout,
+            tokens=tokens,
+            fuse=fuse,
+            shortcut=shortcut,
         )
         if isinstance(weight_eps, bool) or not isinstance(weight_eps, int | float):
             raise TypeError(f"weight_eps is {weight_eps!r}; accepted is a number")
@@ -104,6 +115,8 @@ class RuleExplainer(Explainer):
         activations, gradients = captured.activations, captured.gradients
         if self.eigen_smooth:
             return _smoothed(activations, gradients, self.method, finish)
+        if self.method == "gradcam" and (weights := constant_over_space(gradients, finish.spatial)) is not None:
+            return weighted(activations, weights, finish)
         heat: Tensor = cam(activations, gradients, method=self.method, weight_eps=self.weight_eps, **finish._asdict())
         return heat
 

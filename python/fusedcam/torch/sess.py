@@ -100,9 +100,9 @@ class SESS(Explainer):
         x, n = run.x, len(run.x)
         if x.ndim != 4 or not x.is_floating_point():
             raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}; accepted are images [N, C, H, W] of floats")
-        if run.targets is None:  # the first choice is the whole image's, not each window's
+        if run.targets is None or isinstance(run.targets, str):  # the whole image's first choice, not each window's
             with state.evaluating(self.model, self.eval), torch.no_grad():
-                classes = chosen_classes(None, self.model(*run.args, **run.kwargs), n)
+                classes = chosen_classes(run.targets, self.model(*run.args, **run.kwargs), n)
         else:
             classes = class_indices(run.targets, n).to(x.device)
         each = classes.reshape(n, -1)

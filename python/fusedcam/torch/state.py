@@ -53,8 +53,10 @@ def evaluating(model: nn.Module, wanted: bool) -> Iterator[None]:
 def unchanged_buffers(model: nn.Module, on: type[Exception]) -> Iterator[None]:
     """A block that ends in `on`, to be run again, leaves no trace in buffers such as running statistics, which would
     else move twice. Nor does any block leave a graph behind in one that the model writes to."""
-    graphless = [buffer for buffer in model.buffers() if buffer.grad_fn is None]
-    buffers = _snapshot(model) if any(module.training for module in model.modules()) else []
+    modules = [*model.modules()]  # walked once, at every call; `Module.buffers` would walk them again
+    every = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
+    graphless = [buffer for buffer in every if buffer.grad_fn is None]
+    buffers = _snapshot(model) if any(module.training for module in modules) else []
     try:
         yield
     except on:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .outputs import rows
 
 __all__ = [
+    "OutputColumns",
     "RowScores",
     "Score",
     "check_recorded",
@@ -25,8 +26,34 @@ __all__ = [
 
 Score = Callable[[Any], Tensor]
 
+ALL = "all"
+"""As targets: every class of the model's output."""
 
-_ACCEPTED = "a class for all images, N classes, N equally long lists of classes, a callable or N callables"
+_ACCEPTED = 'a class for all images, N classes, N equally long lists of classes, "all", a callable or N callables'
+
+
+class OutputColumns:
+    """The score of classes: an output's own columns, and nothing made of them.
+
+    Args:
+        classes: [N] or [N, K]; None is each image's first choice, "all" every class.
+        n: N.
+    """
+
+    def __init__(self, classes: Tensor | str | None, n: int):
+        self.classes, self.n = classes, n
+
+    def __call__(self, output: Any) -> Tensor:
+        rows = _classes(output, self.n)
+        if self.classes is None:
+            return rows.max(1).values
+        return rows if isinstance(self.classes, str) else _select(rows, self.classes)
+
+    def columns(self, output: Tensor) -> Tensor | None:
+        """Which of an output [N, classes], [N] or [N, K], on its device; None is all of them."""
+        if self.classes is None:
+            return output.detach().max(1).indices
+        return None if isinstance(self.classes, str) else self.classes.to(output.device)
 
 
 def score_function(targets: Any, n: int) -> Score:
@@ -37,19 +64,19 @@ def score_function(targets: Any, n: int) -> Score:
             [N, classes], a score of another shape.
         TypeError: neither classes nor callables.
     """
-    if targets is None:
-        return lambda output: _classes(output, n).max(1).values
+    if targets is None or _is_all(targets):
+        return OutputColumns(targets, n)
     if callable(targets):
         return lambda output: _checked(targets(output), n)
     if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):
         _check_count(len(targets), n)
         return lambda output: _checked(_of_each(targets, output), n)
-    indices = class_indices(targets, n)
-    return lambda output: _select(_classes(output, n), indices)
+    return OutputColumns(class_indices(targets, n), n)
 
 
 def chosen_classes(targets: Any, output: Any, n: int) -> Tensor:
-    """The classes that `targets` names for N images, [N] or [N, K] on the output's device; None names first choices.
+    """The classes that `targets` names for N images, [N] or [N, K] on the output's device; None names first choices,
+    "all" every class.
 
     Raises:
         ValueError: a wrong count, a class out of range, an output that is not [N, classes].
@@ -58,6 +85,8 @@ def chosen_classes(targets: Any, output: Any, n: int) -> Tensor:
     rows = _classes(output, n)
     if targets is None:
         return rows.detach().argmax(1)
+    if _is_all(targets):
+        return torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
     indices = class_indices(targets, n)
     _check_range(indices, rows.shape[1])
     return indices.to(rows.device)
@@ -109,6 +138,10 @@ def class_indices(targets: Any, n: int) -> Tensor:
             f"targets: images have {lengths} classes; accepted is the same number, at least 1, for every image"
         )
     return torch.tensor([[_index(k) for k in row] for row in rows], dtype=torch.int64, device="cpu")
+
+
+def _is_all(targets: Any) -> bool:
+    return isinstance(targets, str) and targets == ALL
 
 
 def _index(target: Any) -> int:
@@ -210,9 +243,7 @@ class RowScores:
         """Whether each row's score is its own affair; else `targets` see the rows of all N images at once."""
         if self.by_class:
             of_images = _classes(output, n)
-            indices = of_images.argmax(1) if targets is None else class_indices(targets, n)
-            _select(of_images, indices)  # in range?
-            self._columns = indices.to(of_images.device)
+            self._columns = chosen_classes(targets, of_images, n)
         else:
             self._score = score_function(targets, n)
 
