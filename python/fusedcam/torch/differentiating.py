@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
+from .._frameworks import kernels_alone
 from . import formulas
 from .formulas import Options
 
@@ -21,14 +22,14 @@ def native_cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
     given["weights" if given.pop("by_weights") else "gradients"] = second
     if options.tokens:  # of which the layout is known
         del given["layout"]
-    with torch.no_grad():
+    with torch.no_grad(), kernels_alone():
         maps: Tensor = _native.cam(activations, **given)
     return maps
 
 
 def native_resize(heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
     """`fusedcam.resize` itself, without a derivative."""
-    with torch.no_grad():
+    with torch.no_grad(), kernels_alone():
         maps: Tensor = _native.resize(heatmap, size, normalize=normalize, eps=eps)
     return maps
 

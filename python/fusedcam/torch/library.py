@@ -48,13 +48,17 @@ def cam(
 ) -> Tensor:
     """`fusedcam.cam`; `second` are gradients or weights."""
     given = (by_weights, method, size, relu, normalize, nan, spatial, layout, eps, weight_eps, tokens)
-    with kernels_alone():
-        return native_cam(activations, second, _options(given))
+    return native_cam(activations, second, _options(given))
 
 
 @cam.register_fake
 def _(activations: Tensor, second: Tensor, *given: Any) -> Tensor:
     options = _options(given)
+    name = "weights" if options.by_weights else "gradients"
+    if activations.device != second.device:
+        raise ValueError(
+            f"cam: activations are on {activations.device} and {name} on {second.device}; pass both on one device"
+        )
     batched = activations.ndim == options.inner + 1
     if not batched and activations.ndim != options.inner:
         raise ValueError(
@@ -64,7 +68,6 @@ def _(activations: Tensor, second: Tensor, *given: Any) -> Tensor:
     moments = options.method == "smoothgradcam++"
     plain = (2 if batched else 1) if options.by_weights else options.inner + batched + moments
     if second.ndim not in (plain, plain + 1):
-        name = "weights" if options.by_weights else "gradients"
         raise ValueError(
             f"cam: {name} have shape {tuple(second.shape)} and activations {tuple(activations.shape)}; "
             f"accepted are {plain} dimensions, or one more for several classes"
@@ -99,7 +102,7 @@ def cam_backward(
 ) -> tuple[Tensor, Tensor]:
     """What sum(slopes * cam(activations, second)) changes by with both."""
     given = (by_weights, method, size, relu, normalize, nan, spatial, layout, eps, weight_eps, tokens)
-    with torch.no_grad(), kernels_alone():
+    with torch.no_grad():
         return cam_slopes(activations, second, slopes, _options(given))
 
 
@@ -124,8 +127,7 @@ cam.register_autograd(_cam_backward, setup_context=_keep_inputs)
 @torch.library.custom_op("fusedcam::resize", mutates_args=())
 def resize(heatmap: Tensor, size: Sequence[int], normalize: str | None, eps: float) -> Tensor:
     """`fusedcam.resize`."""
-    with kernels_alone():
-        return native_resize(heatmap, tuple(size), normalize, eps)
+    return native_resize(heatmap, tuple(size), normalize, eps)
 
 
 @resize.register_fake
@@ -136,7 +138,7 @@ def _(heatmap: Tensor, size: Sequence[int], normalize: str | None, eps: float) -
 @torch.library.custom_op("fusedcam::resize_backward", mutates_args=())
 def resize_backward(heatmap: Tensor, slopes: Tensor, size: Sequence[int], normalize: str | None, eps: float) -> Tensor:
     """What sum(slopes * resize(heatmap)) changes by with the heatmap."""
-    with torch.no_grad(), kernels_alone():
+    with torch.no_grad():
         return resize_slopes(heatmap, slopes, tuple(size), normalize, eps)
 
 

@@ -53,14 +53,14 @@ def cam(
         _extents(tokens, 2),
     )
     if isinstance(activations, list | tuple):
-        return _into(out, _several(list(activations), list(second), options, fuse))
-    return _into(out, _cam(activations, second, options))
+        return _into("cam", out, _several(list(activations), list(second), options, fuse))
+    return _into("cam", out, _cam(activations, second, options))
 
 
 def _cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
     way = _way(activations, second)
     if way == "operator":
-        return torch.ops.fusedcam.cam(activations, second, *options)  # type: ignore[no-any-return]
+        return _operator(torch.ops.fusedcam.cam, (activations, second), *options)
     if way == "formula":
         if options.nan == "raise":
             raise ValueError("cam: nan is 'raise' under torch.func; accepted there: 'propagate', 'zero'")
@@ -94,13 +94,13 @@ def resize(heatmap: Tensor, size: Any, *, normalize: str | None = None, eps: flo
     extents = _extents(size, 2)
     if extents is None:
         raise TypeError(f"resize: size is {size!r}; accepted is an int or (height, width)")
-    return _into(out, _resize(heatmap, extents, normalize, float(eps)))
+    return _into("resize", out, _resize(heatmap, extents, normalize, float(eps)))
 
 
 def _resize(heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
     way = _way(heatmap)
     if way == "operator":
-        return torch.ops.fusedcam.resize(heatmap, size, normalize, eps)  # type: ignore[no-any-return]
+        return _operator(torch.ops.fusedcam.resize, (heatmap,), size, normalize, eps)
     if way == "formula":
         return formulas.resize(heatmap, size, normalize, eps)
     return Resize.apply(heatmap, size, normalize, eps)  # type: ignore[no-any-return,no-untyped-call]
@@ -109,13 +109,25 @@ def _resize(heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: 
 def colorize(heatmap: Tensor, table: Any, size: Any, normalize: str | None, out: Any) -> Tensor:
     """The native function, by its positions. Pictures are integers, which have no derivative."""
     extents = _extents(size, 2)
-    return _into(out, torch.ops.fusedcam.colorize(heatmap.detach(), library.named(table), extents, normalize))
+    given = library.named(table), extents, normalize
+    return _into("colorize", out, _operator(torch.ops.fusedcam.colorize, (heatmap.detach(),), *given))
 
 
 def overlay(image: Tensor, heatmap: Tensor, table: Any, alpha: float, normalize: str | None, out: Any) -> Tensor:
     """The same."""
-    colormap = library.named(table)
-    return _into(out, torch.ops.fusedcam.overlay(image.detach(), heatmap.detach(), colormap, float(alpha), normalize))
+    given = library.named(table), float(alpha), normalize
+    return _into("overlay", out, _operator(torch.ops.fusedcam.overlay, (image.detach(), heatmap.detach()), *given))
+
+
+def _operator(operator: Any, tensors: tuple[Tensor, ...], *given: Any) -> Tensor:
+    try:
+        result: Tensor = operator(*tensors, *given)
+    except NotImplementedError as error:
+        kinds = " and ".join(type(tensor).__name__ for tensor in tensors)
+        raise TypeError(
+            f"{error} is not known to the dispatch of {kinds}; pass the plain tensors they stand for"
+        ) from error
+    return result
 
 
 def _extents(given: Any, spatial: int) -> tuple[int, ...] | None:
@@ -124,11 +136,14 @@ def _extents(given: Any, spatial: int) -> tuple[int, ...] | None:
     return (given,) * spatial
 
 
-def _into(out: Any, result: Tensor) -> Tensor:
+def _into(op: str, out: Any, result: Tensor) -> Tensor:
     if out is None:
         return result
-    if result.requires_grad:
-        raise ValueError("out is given, and an input requires grad; accepted are arguments that do not, or no out")
+    for name, tensor in (("an input", result), ("out", out)):
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"{op}: out is given, and {name} requires grad; accepted are tensors that do not, or no out"
+            )
     out.copy_(result)
     return out  # type: ignore[no-any-return]
 
