@@ -11,6 +11,7 @@ inside a larger buffer, of which no other byte may change; after an exception no
 
 import argparse
 import faulthandler
+import functools
 import os
 import random
 import subprocess
@@ -135,6 +136,41 @@ def elements(view: np.ndarray, buffer: np.ndarray) -> np.ndarray:
     return as_strided(buffer[start:], (*view.shape, view.itemsize), (*view.strides, 1))
 
 
+def differentiate(rng: Random, op: str, arguments: list[Any], options: dict[str, Any]) -> None:
+    """The derivative of a call that returned: into arrays of the inputs' shapes, and nothing around them."""
+    layout, spatial = options.get("layout", "first"), 2
+    first = arguments[0]
+    if op == "cam":
+        weights = options.get("weights")
+        second = arguments[1] if weights is None else weights
+        if weights is not None and first.ndim == 4:  # a row for all images has its derivative summed by the caller
+            second = np.broadcast_to(second, (len(first), *second.shape[1:]))
+        given = {"weights" if weights is not None else "gradients": second}
+        more = {name: options[name] for name in ("method", "weight_eps") if name in options}
+        raw = fusedcam.cam(first, **given, **more, layout=layout, normalize=None, nan="propagate")
+        outs = [rng.lay_out(first.shape, first.dtype), rng.lay_out(second.shape, second.dtype)]
+        rest = (
+            weights is not None,
+            options.get("method", "gradcam"),
+            spatial,
+            layout,
+            options.get("weight_eps", 0),
+            None,
+        )
+        call = functools.partial(fusedcam._native.cam_backward, first, second, np.ones_like(raw), *outs, *rest)
+    else:
+        result = fusedcam.resize(first, arguments[1], normalize=options["normalize"])
+        outs = [rng.lay_out(first.shape, first.dtype)]
+        rest = (tuple(arguments[1]), options["normalize"], options.get("eps", 0))
+        call = functools.partial(fusedcam._native.resize_backward, first, np.ones_like(result), *outs, *rest)
+    before = [memory(value).copy() for value in outs]
+    call()
+    for value, old in zip(outs, before, strict=True):
+        new = memory(value).copy()
+        elements(value, old)[...] = elements(value, new)[...] = 0
+        assert old.tobytes() == new.tobytes(), "memory was written to that is not a derivative's"
+
+
 def run(seed: int, index: int) -> bool:
     """One call. True when it returned something."""
     rng = Random(f"{seed}/{index}")
@@ -163,6 +199,8 @@ def run(seed: int, index: int) -> bool:
         if value is result:  # the elements of `out` may change, and nothing around them
             elements(value, old)[...] = elements(value, new)[...] = 0
         assert old.tobytes() == new.tobytes(), "memory was written to that is not out's"
+    if error is None and shape is not None and op in ("cam", "resize") and np.asarray(result).size:
+        differentiate(rng, op, arguments, options)
     return error is None
 
 

@@ -124,3 +124,43 @@ def test_arrays_apart_are_refused(arrays):
         fusedcam.cam(a, g.cpu())
     with pytest.raises(ValueError, match="activations are on the CPU but gradients are on cuda:0"):
         fusedcam.cam(a.cpu(), g)
+
+
+@pytest.mark.parametrize("given", [{"size": 30}, {"normalize": None}, {"method": "gradcam++", "size": (20, 9)}])
+def test_derivatives_agree_with_the_cpu(arrays, given):
+    a, g = (one[:, :16].contiguous() for one in arrays)
+    g = g.abs() if "method" in given else g
+    found = []
+    for device in ("cuda", "cpu"):
+        leaves = [one.to(device).requires_grad_() for one in (a, g)]
+        heat = fusedcam.cam(*leaves, **given)
+        slopes = torch.linspace(-1, 1, heat.numel(), device=device).reshape(heat.shape)
+        found.append([one.cpu() for one in torch.autograd.grad(heat, leaves, slopes)])
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_compiled_with_cuda_graphs(arrays):
+    a, g = arrays
+    with torch.no_grad():
+        wanted = fusedcam.cam(a, g, size=56)
+        compiled = torch.compile(lambda a, g: fusedcam.cam(a, g, size=56), mode="reduce-overhead", fullgraph=True)
+        for _ in range(3):
+            assert torch.equal(compiled(a, g).clone(), wanted)
+
+
+def test_memory_of_results_may_be_recorded_on_other_streams(arrays):
+    """They are the caching allocator's: freed on one stream, not given away while another one reads."""
+    a, g = arrays
+    side, wanted = torch.cuda.Stream(), fusedcam.cam(a, g, size=224).cpu()
+    heat = fusedcam.cam(a, g, size=224)
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        copy = heat.clone()
+    heat.record_stream(side)
+    del heat
+    for _ in range(4):
+        fusedcam.cam(a * 0, g, size=224)
+    side.synchronize()
+    assert torch.equal(copy.cpu(), wanted)
