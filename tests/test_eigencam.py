@@ -212,7 +212,7 @@ REFUSALS = {
     "grad": (
         lambda: fusedcam.eigencam(torch.ones(1, 2, 3, 4, requires_grad=True)),
         ValueError,
-        "eigencam: activations requires grad and .*",
+        "eigencam: activations requires grad, and .*",
     ),
     "meta": (lambda: fusedcam.eigencam(torch.ones(1, 2, 3, 4, device="meta")), TypeError, "eigencam: cannot read .*"),
 }

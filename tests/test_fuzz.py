@@ -68,7 +68,7 @@ CALLS = {
     "refused name": lambda x: fusedcam.overlay(x.image, x.h, colormap="no"),
 }
 
-CALLS_A_ROUND = 2_000
+CALLS_A_ROUND = 800
 
 
 def resident() -> int:
