@@ -12,6 +12,7 @@ from .capture import Capture, Captured, Plan
 from .forms import Layout, checked_form
 from .fused import Fuse, check_fuse, fused
 from .located import LayersMeant
+from .stream import stream_of
 from .wrapped import inside
 
 __all__ = ["Explainer", "Finish", "Run"]
@@ -157,6 +158,8 @@ class Explainer:
         return self._explain(
             Run((x, *args), kwargs, targets), Finish(size, relu, normalize, nan, self._capture.form.spatial)
         )
+
+    stream = stream_of
 
     def _explain(self, run: Run, finish: Finish) -> Tensor:
         """What a call does once its arguments are read; methods that are no matter of one backward replace it."""
