@@ -1,6 +1,8 @@
 """Video: the bits of one call after the other, in order; nothing read too early, nothing left behind."""
 
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +197,26 @@ def test_outputs_belong_to_their_pictures(explain, net, video):
             for (picture, output), x in zip(stream, video, strict=True):
                 assert picture.shape == (21, 18, 3)
                 torch.testing.assert_close(output, net(x[None]).detach())
+
+
+def test_the_page_runs(video):
+    page = (Path(__file__).parent.parent / "docs" / "video.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    model, shown = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 19 * 16, 300)).eval(), []
+    block = block.replace('"layer4"', '"0"')
+    mean, std = (torch.tensor(one)[:, None, None] for one in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    frames = (video - mean) / std
+    names = {
+        "model": model,
+        "frames": frames,
+        "show": lambda picture, *output: shown.append(picture.clone()),
+        "prepare": lambda image: (image - mean) / std,
+        "camera": video,
+    }
+    exec(block, names)
+    explain = GradCAM(model, "0")
+    equal(shown[:6], one_by_one(explain, frames, [x * std + mean for x in frames], targets=None))
+    equal(shown[6:], one_by_one(explain, frames, video, targets=281))
 
 
 def test_signals():

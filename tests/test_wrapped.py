@@ -4,7 +4,6 @@ import copy
 import os
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -94,45 +93,64 @@ def test_training_goes_on_after_an_explanation(x):
         assert torch.equal(value, steps[1][name]), name
 
 
-@pytest.mark.slow
-def test_one_of_two_processes_explains(tmp_path):
-    """It does not wait for the other, to which a run of the wrapper would send the buffers."""
-    script = tmp_path / "rank.py"
-    script.write_text(
-        textwrap.dedent("""
-        import sys
-        from datetime import timedelta
-        import torch
-        import torch.distributed as dist
-        from torch import nn
-        from fusedcam.torch import GradCAM
+BOTH = """
+import sys
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from torch import nn
+from fusedcam.torch import GradCAM
 
-        rank, store = int(sys.argv[1]), sys.argv[2]
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        model = nn.parallel.DistributedDataParallel(net)
-        x = torch.rand(2, 3, 9, 9)
-        model(x + rank).sum().backward()  # from now on buffers are sent
-        model.eval()
-        if rank == 0:
-            heat = GradCAM(model, "module.0")(x, targets=1)
-            assert torch.equal(heat, GradCAM(net, "0")(x, targets=1))
-        model.train()
-        model(x + rank).sum().backward()
-        total = sum(p.grad.double().sum() for p in model.parameters())
-        both = [torch.zeros_like(total), torch.zeros_like(total)]
-        dist.all_gather(both, total)
-        assert torch.equal(*both)
-        dist.destroy_process_group()
-        """)
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+torch.manual_seed(0)
+net = nn.Sequential(
+    nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+)
+x = torch.rand(2, 3, 9, 9)
+"""
+ONE = """
+model = nn.parallel.DistributedDataParallel(net)
+model(x + rank).sum().backward()  # from now on buffers are sent
+model.eval()
+if rank == 0:
+    heat = GradCAM(model, "module.0")(x, targets=1)
+    assert torch.equal(heat, GradCAM(net, "0")(x, targets=1))
+model.train()
+model(x + rank).sum().backward()
+total = sum(p.grad.double().sum() for p in model.parameters())
+both = [torch.zeros_like(total), torch.zeros_like(total)]
+dist.all_gather(both, total)
+assert torch.equal(*both)
+"""
+SHARDED = """
+import copy
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+net.eval()
+model, mesh = copy.deepcopy(net), init_device_mesh("cpu", (2,))
+for part in (model[0], model[3], model):
+    fully_shard(part, mesh=mesh)
+for layer in ("0", "3", None):
+    heat = GradCAM(model, layer)(x + rank, targets=1 + rank)
+    torch.testing.assert_close(heat, GradCAM(net, layer)(x + rank, targets=1 + rank), rtol=0, atol=1e-5)
+assert all(parameter.grad is None for parameter in model.parameters())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [ONE, SHARDED], ids=["one explains", "both explain"])
+def test_two_processes(script, tmp_path):
+    """One does not wait for the other, to which a run of DistributedDataParallel would send the buffers; where
+    parameters are sharded, both explain images of their own."""
+    (tmp_path / "rank.py").write_text(f"{BOTH}{script}dist.destroy_process_group()\n")
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), f"file://{tmp_path}/store"],
+            [sys.executable, "rank.py", str(rank), f"file://{tmp_path}/store"],
             stderr=subprocess.PIPE,
-            env=environment,
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             encoding="utf-8",
         )
         for rank in range(2)

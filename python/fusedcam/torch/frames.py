@@ -12,6 +12,10 @@ from .outputs import describe
 __all__ = ["Batch", "batches", "displayable", "share_memory"]
 
 
+_OVERSHOT = 0.1
+"""By how much resampling may leave the range of a picture, which is clamped."""
+
+
 class Batch(NamedTuple):
     """Frames that are explained at once."""
 
@@ -91,7 +95,7 @@ def displayable(given: Batch, i: int, picture: Callable[[Tensor], Any] | None) -
         own = given.x[i].detach()
         if own.is_floating_point() and own.numel():
             low, high = (end.item() for end in own.aminmax())
-            if low < 0 or high > 1:
+            if low < -_OVERSHOT or high > 1 + _OVERSHOT:
                 raise ValueError(
                     f"frames: one has values from {low:.3g} to {high:.3g}, and a picture has them from 0 to 1; give "
                     "pairs of a frame and its picture, or picture=, a function from the one to the other"
