@@ -129,15 +129,6 @@ def test_under_another_default_device(x):
         assert torch.equal(GradCAM(model, "a")(x, targets=1), GradCAM(model, "a")(x, targets=[1, 1, 1]))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_scripted_model(x):
-    model = torch.jit.trace(TwoHeads().eval(), x)
-    with pytest.raises(RuntimeError, match="scripted before"):
-        GradCAM(torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)).eval()), "0")
-    with pytest.raises(RuntimeError, match="was not called: the model was compiled or scripted before"):
-        GradCAM(model, "a")(x)
-
-
 def test_a_dead_relu_is_no_missing_path(x):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(196, 2)).eval()
     torch.nn.init.constant_(model[0].bias, -1e3)  # no pixel is positive

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import aot_module, nop
 from torch import nn
 
 from capture_models import CLASSES, HABITS, Net, Shared, unchanged
@@ -198,11 +199,11 @@ def test_pytorch_grad_cam():
     close(ours[0].permute(1, 2, 0), theirs, 1e-6 * abs(theirs).max())
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's
 def test_compiled_in_part():
-    """Where the graph shows some ReLUs and hides others, no number is given."""
+    """Ahead of time: where the graph shows some ReLUs and hides others, no number is given."""
     model = Spelled(F.relu).eval()
-    compiled = torch.compile(model.hidden, backend="aot_eager")
+    compiled = aot_module(model.hidden, nop).eval()
     head, second, first = model.head, model.second, model.first
     model.forward = lambda x: head(F.relu(compiled(F.relu(second(F.relu(first(x)))).mean((2, 3)))))
     with pytest.raises(RuntimeError, match="the model is compiled, which hides what"):

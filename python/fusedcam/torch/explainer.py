@@ -12,6 +12,8 @@ from .capture import Capture, Captured, Plan
 from .forms import Layout, checked_form
 from .fused import Fuse, check_fuse, fused
 from .located import LayersMeant
+from .stream import stream_of
+from .wrapped import inside
 
 __all__ = ["Explainer", "Finish", "Run"]
 
@@ -58,7 +60,8 @@ class Explainer:
     the fused map is normalised again.
 
     Args:
-        model: maps a batch of N images to any output; classes as targets need scores [N, classes], before softmax.
+        model: maps a batch of N images to any output; classes as targets need scores [N, classes], before softmax. It
+            may be compiled; of one that is wrapped by DataParallel or DistributedDataParallel that one is run.
         target_layer: a module of the model or its dotted name, or a list of them. None picks the last call whose output
             is a map with H * W > 1, anew for each input shape, at the cost of one more run of inference then.
         call: which call of a layer that runs several times; -1 is the last. With target_layer=None it has to be -1.
@@ -109,6 +112,7 @@ class Explainer:
         check_fuse(fuse)
         if not isinstance(shortcut, bool):
             raise TypeError(f"shortcut is {shortcut!r}; accepted: True, False")
+        model = inside(model)
         self.model, self.eval, self.fuse = model, eval, fuse
         self._capture = Capture(model, target_layer, call, form, shortcut=shortcut)
         self._last = threading.local()
@@ -161,6 +165,8 @@ class Explainer:
         return self._explain(
             Run((x, *args), kwargs, targets), Finish(size, relu, normalize, nan, self._capture.form.spatial)
         )
+
+    stream = stream_of
 
     def _explain(self, run: Run, finish: Finish) -> Tensor:
         """What a call does once its arguments are read; methods that are no matter of one backward replace it."""

@@ -108,21 +108,15 @@ class ForwardExplainer(Explainer):
         keeper = Keeper(n, call)
         with watching(keeper, [layer]):
             output = self.model(*run.args, **run.kwargs)
-        shown = name or "the model itself"
-        if not keeper.calls:
-            raise RuntimeError(
-                f"layer {shown} was not called: the model was compiled or scripted before, calls the layer's "
-                ".forward() directly, runs it on another thread, or does not use it for this input"
-            )
-        if not 0 <= keeper.right < keeper.calls:
-            raise ValueError(f"call is {call}, but layer {shown} was called {keeper.calls} times")
+        right = self._capture.checked_call(layer, call, keeper.calls)
         activations = keeper.activations
         if isinstance(activations, str):
             raise ValueError(
-                f"layer {shown} returned {activations}; accepted is a map [N, C, H, W] of floats with N = {n}"
+                f"layer {self._capture.name_of(layer)} returned {activations}; accepted is a map [N, C, H, W] of "
+                f"floats with N = {n}"
             )
         reruns = ("the last map had to be found first",) if searched else ()
-        plan = Plan(name, keeper.right, keeper.calls, tuple(activations.shape), "nothing", reruns)
+        plan = Plan(name, right, keeper.calls, tuple(activations.shape), "nothing", reruns)
         return Seen(layer, plan, activations, output, RowScores(run.targets, output, n), run)
 
     def _weights(self, seen: Seen, reruns: list[str]) -> Tensor:

@@ -20,6 +20,7 @@ from .outputs import describe, detached, find_map
 from .recording import Watch
 from .targets import score_function
 from .whole import recorded
+from .wrapped import inside
 
 __all__ = ["Deconvnet", "GuidedBackprop", "GuidedGradCAM"]
 
@@ -59,7 +60,7 @@ class GuidedBackprop:
     def __init__(self, model: nn.Module, *, eval: bool = False):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is of type {type(model).__name__}; accepted is a torch.nn.Module")
-        self.model, self.eval = model, eval
+        self.model, self.eval = inside(model), eval
         self._warn_of_training = True
         self._last = threading.local()
 

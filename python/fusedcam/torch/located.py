@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .forms import IMAGES, Form
 from .recording import Survey, watching
+from .wrapped import check_visible, has_graph, inside, plain_name, shells, unseen
 
 __all__ = ["LayersMeant", "Located", "shapes_of"]
 
@@ -20,7 +21,7 @@ class Located:
 
     def __init__(self, model: nn.Module, target_layer: LayersMeant, call: int, form: Form = IMAGES):
         self.model, self.call, self.form = model, call, form
-        self._names = {module: name for name, module in model.named_modules()}
+        self._names = _names_in(model)
         self.layers = self._all(target_layer)
         """Those meant; none where the last map is."""
         self._calls: dict[nn.Module, int] = {}
@@ -45,10 +46,7 @@ class Located:
             ValueError: there were fewer.
         """
         if not calls:
-            raise RuntimeError(
-                f"layer {self.name_of(layer)} was not called: the model was compiled or scripted before, calls the "
-                "layer's .forward() directly, runs it on another thread, or does not use it for this input"
-            )
+            raise RuntimeError(f"layer {self.name_of(layer)} was not called: {unseen(self.model)}")
         right = call if call >= 0 else calls + call
         if not 0 <= right < calls:
             raise ValueError(f"call is {call}, but layer {self.name_of(layer)} was called {calls} times")
@@ -57,6 +55,7 @@ class Located:
     def _all(self, target_layer: LayersMeant) -> tuple[nn.Module, ...]:
         """The layers meant, each once."""
         if target_layer is None:
+            check_visible(self.model, None, "target_layer")
             return ()
         if isinstance(target_layer, nn.Module | str) or not isinstance(target_layer, list | tuple):
             return (self._find(target_layer),)
@@ -71,28 +70,36 @@ class Located:
     def _find(self, meant: Any, argument: str = "target_layer") -> nn.Module:
         """The layer meant by itself or by its dotted name; refusals name the argument that it came as."""
         if isinstance(meant, nn.Module):
-            if meant not in self._names:
+            layer = next((one for one in shells(inside(meant)) if one in self._names), None)
+            if layer is None:
                 raise ValueError(f"{argument} is a {type(meant).__name__} that is not part of the model")
-            return meant
-        if not isinstance(meant, str):
+        elif isinstance(meant, str):
+            layer = self._named(meant)
+            if layer is None:
+                close = difflib.get_close_matches(plain_name(meant, every=True), self._names.values())
+                hint = f"; close: {', '.join(close)}" if close else ""
+                raise ValueError(f"{argument}: the model has no module {meant!r}{hint}")
+            self._names.setdefault(layer, meant)
+        else:
             more = ", a list of them, or None for the last with a spatial map" if argument == "target_layer" else ""
             raise TypeError(
                 f"{argument} is of type {type(meant).__name__}; accepted is a module of the model, its dotted "
                 f"name{more}"
             )
-        try:
-            layer = self.model.get_submodule(meant)
-        except RuntimeError:  # a ScriptModule has none
-            raise RuntimeError(
-                f"{argument}: the model was scripted before, so that no layer of it can be watched; explain what it "
-                "was made of"
-            ) from None
-        except AttributeError:
-            close = difflib.get_close_matches(meant, self._names.values())
-            hint = f"; close: {', '.join(close)}" if close else ""
-            raise ValueError(f"{argument}: the model has no module {meant!r}{hint}") from None
-        self._names.setdefault(layer, meant)
+        check_visible(self.model, layer, argument)
         return layer
+
+    def _named(self, name: str) -> nn.Module | None:
+        """The module of that dotted name, with or without what wrappers put before it."""
+        modules = {other: module for module, other in self._names.items()}
+        for one in (name, plain_name(name, every=True)):
+            if one in modules:
+                return modules[one]
+            try:
+                return self.model.get_submodule(one)
+            except (AttributeError, RuntimeError):  # the latter of a ScriptModule
+                continue
+        return None
 
     def _may_be_shared(self) -> bool:
         """Whether a layer is one that networks call many times, as one ReLU for all convolutions, and its number of
@@ -112,21 +119,27 @@ class Located:
     def _survey(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int) -> None:
         """Finds the last map by a run of inference: nothing earlier shall be recorded."""
         survey = Survey(n, self.form)
-        layers = [module for module in self.model.modules() if module is not self.model]
-        self._names.update((module, name) for name, module in self.model.named_modules())
+        layers = [
+            module
+            for name, module in self.model.named_modules()
+            if module not in shells(self.model) and ".parametrizations." not in name  # which make weights
+        ]
+        self._names.update(_names_in(self.model))
         with watching(survey, layers):
             self.model(*args, **kwargs)
         if not survey.calls:
-            raise RuntimeError(
-                "no layer was called: the model was compiled or scripted before; explain what it was made of"
-            )
+            raise RuntimeError(f"no layer was called: {unseen(self.model)}")
         if survey.last is None:
             raise ValueError(
                 f"target_layer: no layer returned a map {self.form.shape} with {self.form.extent} > 1; name a layer, "
-                "or enlarge the input"
+                f"or enlarge the input{f'; {unseen(self.model)}' if has_graph(self.model) else ''}"
             )
         layer, _ = self._last_maps[shapes_of(args, kwargs)] = survey.last
         self._calls[layer] = survey.calls[layer]
+
+
+def _names_in(model: nn.Module) -> dict[nn.Module, str]:
+    return {module: plain_name(name) for name, module in model.named_modules()}
 
 
 def shapes_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.Size, ...]:

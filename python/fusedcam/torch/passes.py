@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .capture import Capture
 from .outputs import describe, find_map, rebuilt, replaced, tensors
 from .recording import Watch, watching
+from .wrapped import uncompiled
 
 __all__ = ["Keeper", "Rest", "Unfit", "place_of", "repeated"]
 
@@ -42,11 +43,6 @@ class Keeper(Watch):
             activations = find_map(output, self.n)
             # A copy, since what follows may write to it.
             self._kept.append(describe(output) if activations is None else activations.detach().clone())
-
-    @property
-    def right(self) -> int:
-        """The number of the call meant, which need not have happened."""
-        return self.call if self.call >= 0 else self.calls + self.call
 
     @property
     def activations(self) -> Tensor | str:
@@ -242,6 +238,7 @@ _NOTHING = object()
 def _taping(tape: Tape, modules: list[nn.Module]) -> Iterator[None]:
     """Within the block the tape stands in place of those modules' forward, on this thread."""
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
         for module in modules:
             _replace(module)
             stack.callback(_give_back, module)

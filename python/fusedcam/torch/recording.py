@@ -17,6 +17,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from .forms import IMAGES, Form
 from .outputs import describe, detached, find_map, replaced, shares_memory
+from .wrapped import uncompiled
 
 __all__ = ["Disturber", "Record", "Recorder", "Survey", "Watch", "plain_checkpoints", "watching"]
 
@@ -201,7 +202,7 @@ class Disturber(Watch):
 
 @contextmanager
 def watching(watch: Watch, layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block the hooks of `watch` are on `layers` and act, on this thread."""
+    """Within the block the hooks of `watch` are on `layers` and act, on this thread, for compiled layers too."""
     outer = getattr(_active, "watch", None)
     handles = []
     try:
@@ -209,7 +210,8 @@ def watching(watch: Watch, layers: Iterable[nn.Module]) -> Iterator[None]:
             for layer in layers:
                 handles.append(layer.register_forward_hook(watch.called, with_kwargs=True))
         _active.watch = watch
-        yield
+        with uncompiled():
+            yield
     finally:
         _active.watch = outer
         with _lock:

@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .outputs import are_probabilities
 
@@ -52,10 +54,11 @@ def evaluating(model: nn.Module, wanted: bool) -> Iterator[None]:
 @contextmanager
 def unchanged_buffers(model: nn.Module, on: type[Exception]) -> Iterator[None]:
     """A block that ends in `on`, to be run again, leaves no trace in buffers such as running statistics, which would
-    else move twice. Nor does any block leave a graph behind in one that the model writes to."""
+    else move twice. Nor does any block leave a graph behind in what the model writes to."""
     modules = [*model.modules()]  # walked once, at every call; `Module.buffers` would walk them again
     every = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
     graphless = [buffer for buffer in every if buffer.grad_fn is None]
+    computed = [(module, name) for module, name in _computed_weights(modules) if getattr(module, name).grad_fn is None]
     buffers = _snapshot(model) if any(module.training for module in modules) else []
     try:
         yield
@@ -66,6 +69,16 @@ def unchanged_buffers(model: nn.Module, on: type[Exception]) -> Iterator[None]:
         for buffer in graphless:
             if buffer.grad_fn is not None:
                 buffer.detach_()
+        for module, name in computed:
+            setattr(module, name, getattr(module, name).detach())
+
+
+def _computed_weights(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
+    """Those that `torch.nn.utils.weight_norm` and `spectral_norm` compute before a forward and leave as attributes."""
+    for module in modules:
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm | SpectralNorm):
+                yield module, hook.name
 
 
 Snapshot = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
@@ -137,10 +150,5 @@ def explain_failure(model: nn.Module, error: RuntimeError) -> NoReturn:
         raise RuntimeError(
             f"{what} was created in inference mode, which autograd cannot record; create it outside of "
             "torch.inference_mode()"
-        ) from error
-    if type(error).__name__ == "Unsupported" and type(error).__module__.startswith("torch._dynamo"):
-        raise RuntimeError(
-            "the model is compiled as a whole (fullgraph=True), which leaves no room to record a part of it; explain "
-            "what it was made of"
         ) from error
     raise error
