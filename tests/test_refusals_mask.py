@@ -195,7 +195,7 @@ def wants(tensor):
 
 
 def grad(name, call):
-    message = "requires grad and maps are not differentiable; pass"
+    message = "requires grad, and nothing here has a derivative; pass"
     return value(call, f"mask: {name} {message} {name}.detach(), or call under torch.no_grad()")
 
 
