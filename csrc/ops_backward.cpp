@@ -9,7 +9,7 @@ void check_given(const char* op, Named array, const Shape& shape, DType dtype, b
     const ArrayView& view = array.view;
     const ArrayView wanted = dense_view(view.data, shape, dtype);
     bool fits = view.shape == shape && view.dtype == dtype;
-    for (int axis = 0; fits && dense && axis < shape.rank; ++axis)
+    for (int axis = 0; fits && dense && shape.count() && axis < shape.rank; ++axis)
         fits = shape.extent[axis] == 1 || view.strides[axis] == wanted.strides[axis];
     if (!fits)
         refuse_value(op, ": ", array.name, " is ", name(view.dtype), " of shape ", show(view.shape), "; accepted is ",

@@ -38,6 +38,7 @@ class CamBackward {
             moments_ = rule.moments;
             rule_ = kernels().template slopes<T>().rules[rules::index_of(rule.name)];
         });
+        even_ = moments_ == 1;
         for (int axis = 3; axis < 6; ++axis)
             even_ = even_ && (call.of_gradients.extent(axis) == 1 || call.of_gradients.strides[axis] == 0);
     }

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import functional
 from . import op
+from .explainer import Explainer
 
 __all__ = ["register"]
 
@@ -49,3 +50,5 @@ def register() -> None:
         except (AttributeError, TypeError, ValueError) as error:  # torch.compile itself shall work all the same
             warnings.warn(f"fusedcam's functions are unknown to this torch.compile: {error}", stacklevel=2)
             return
+    # Hooks, grad modes and a second thread are beyond what can be traced: a graph ends before an explanation.
+    Explainer.__call__ = torch.compiler.disable(Explainer.__call__)  # type: ignore[method-assign,no-untyped-call]

@@ -10,7 +10,7 @@ from .._frameworks import kernels_alone
 from . import formulas
 from .formulas import Options
 
-__all__ = ["Cam", "Resize", "cam_slopes", "native_cam", "native_resize"]
+__all__ = ["Cam", "Resize", "cam_slopes", "has_memory", "native_cam", "native_resize"]
 
 _EVEN = ("gradcam",)
 """Methods whose scores change alike with the gradients of all of a channel's pixels."""
@@ -52,7 +52,8 @@ class Cam(torch.autograd.Function):
     def backward(ctx: Any, slopes: Tensor) -> Any:
         activations, second, raw = ctx.saved_tensors
         inputs = [activations, second]
-        if torch.is_grad_enabled():  # a derivative's derivative is asked for
+        # A derivative's derivative is asked for, or many derivatives at once.
+        if torch.is_grad_enabled() or not has_memory(slopes):
             found = _by_formula(lambda a, g: formulas.cam(a, g, ctx.options), inputs, slopes, ctx.needs_input_grad)
         else:
             found = list(cam_slopes(activations, second, slopes, ctx.options, raw))
@@ -71,11 +72,21 @@ class Resize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> Any:
         (heatmap,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not has_memory(slopes):
             found = _by_formula(lambda maps: formulas.resize(maps, *ctx.options), [heatmap], slopes, [True])[0]
         else:
             found = resize_slopes(heatmap, slopes, *ctx.options)
         return found, None, None, None
+
+
+def has_memory(tensor: Any) -> bool:
+    """Whether a tensor is what it looks like: not traced, mapped or a subclass."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    try:
+        return tensor.device.type != "meta" and bool(tensor.numel() == 0 or tensor.data_ptr() != 0)
+    except RuntimeError:  # a wrapper's
+        return False
 
 
 def _by_formula(formula: Any, inputs: list[Tensor], slopes: Tensor, needed: Any) -> list[Tensor | None]:

@@ -44,7 +44,8 @@ class Options(NamedTuple):
 
 def cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
     """`fusedcam.cam`: [(N,) (K,) *size] in float32, float64 for float64."""
-    maps = scores(activations, second, options)
+    with torch.autocast(activations.device.type, enabled=False):
+        maps = scores(activations, second, options)
     size = options.size or maps.shape[-options.spatial :]
     return resize(maps, size, options.normalize, options.eps)
 

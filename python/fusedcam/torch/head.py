@@ -40,6 +40,10 @@ _MOVES = frozenset(
     }.items()
     for number in numbers
 )
+_KEEPS = frozenset(
+    name for name in _MOVES if not name.startswith(("AsStrided", "Permute", "Slice", "T")) or "To" in name
+)
+"""Those that leave the order too: what others make of it may differ with the next batch."""
 _MEANS = frozenset(["MeanBackward0", "MeanBackward1", "AvgPool2DBackward0", "AvgPool3DBackward0"])
 _LINEAR = {"AddmmBackward0": 1, "MmBackward0": 0, "ConvolutionBackward0": 0}
 """And which of their inputs is what they map."""
@@ -116,7 +120,7 @@ class Head:
 
     def gradients(self, scores: Tensor, score: object, output: object, layers: Sequence[Layer]) -> list[Found]:
         """Of scores [N] or [N, K], which `score` made of the model's output."""
-        if not scores.requires_grad:
+        if scores.grad_fn is None:
             return [Found(None, "none") for _ in layers]
         graph = Graph(scores)
         hooked = any(layer.hooked for layer in layers) or (isinstance(output, Tensor) and is_hooked(output))
@@ -172,6 +176,8 @@ class Head:
                 return None
             mean = node._input_metadata[0]
             if name in _MEANS and math.prod(mean.shape) == n * channels:
+                if mean.shape[0] != n:  # whose gradients do not belong to images
+                    return None
                 break
         else:
             return None
@@ -221,19 +227,19 @@ def _as_edge(edge: Edge) -> GradientEdge:
     return edge if isinstance(edge, GradientEdge) else get_gradient_edge(edge)
 
 
-def _linear_map(graph: Graph, pool: Pool, output: Tensor) -> tuple[Tensor, tuple[str, ...]] | None:
+def _linear_map(graph: Graph, pool: Pool, output: Tensor) -> tuple[Tensor, tuple[object, ...]] | None:
     """The weights [classes, C] that make an output [N, classes] of the mean, as this run had them, and the nodes
-    between."""
+    between with their shapes."""
     weight: Tensor | None = None
-    way = []
+    way: list[object] = []
     for node, place in graph.chain((pool.node, 0)):
         name = node.name()
-        way.append(name)
+        way.append((name, *node._input_metadata[0].shape))
         if weight is None and _LINEAR.get(name) == place:
             weight = _weight(node)
             if weight is None:
                 return None
-        elif name not in _MOVES:
+        elif name not in _KEEPS:
             return None
         if node is output.grad_fn:
             return (weight, tuple(way)) if weight is not None and len(weight) == output.shape[1] else None
@@ -271,7 +277,7 @@ def _is_gradient(weight: Tensor, output: Tensor, pool: Pool) -> bool:
         # Of the vectors' lengths, since magnitudes would take the weights' memory once more.
         lengths = torch.linalg.vector_norm(factors, dim=1)[:, None] * torch.linalg.vector_norm(weight, dim=0)
         off = gradients.reshape(lengths.shape) - (factors.to(weight.dtype) @ weight)
-        return bool((off.abs() <= max(4 * eps, 1e-3) * lengths).all())  # the latter for TF32
+        return bool((off.abs() <= max(4 * eps, 1e-3 if output.is_cuda else 1e-5) * lengths).all())  # 1e-3: TF32
 
 
 def _noise(shape: Sequence[int]) -> Tensor:

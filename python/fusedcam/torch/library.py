@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _colormaps, _native
 from .._frameworks import kernels_alone
+from .checking import check_cam, check_size
 from .differentiating import cam_slopes, like_inputs, native_cam, native_resize, resize_slopes
 from .formulas import Options
 
@@ -54,24 +55,10 @@ def cam(
 @cam.register_fake
 def _(activations: Tensor, second: Tensor, *given: Any) -> Tensor:
     options = _options(given)
-    name = "weights" if options.by_weights else "gradients"
-    if activations.device != second.device:
-        raise ValueError(
-            f"cam: activations are on {activations.device} and {name} on {second.device}; pass both on one device"
-        )
+    check_cam(activations, second, options)
     batched = activations.ndim == options.inner + 1
-    if not batched and activations.ndim != options.inner:
-        raise ValueError(
-            f"cam: activations have shape {tuple(activations.shape)}; accepted are {options.inner} "
-            "dimensions, or one more for a batch"
-        )
     moments = options.method == "smoothgradcam++"
     plain = (2 if batched else 1) if options.by_weights else options.inner + batched + moments
-    if second.ndim not in (plain, plain + 1):
-        raise ValueError(
-            f"cam: {name} have shape {tuple(second.shape)} and activations {tuple(activations.shape)}; "
-            f"accepted are {plain} dimensions, or one more for several classes"
-        )
     if options.tokens:
         own: Sequence[int] = options.tokens
     else:
@@ -132,6 +119,9 @@ def resize(heatmap: Tensor, size: Sequence[int], normalize: str | None, eps: flo
 
 @resize.register_fake
 def _(heatmap: Tensor, size: Sequence[int], normalize: str | None, eps: float) -> Tensor:
+    check_size("resize", size, len(size))
+    if heatmap.ndim < len(size):
+        raise ValueError(f"resize: heatmap has shape {tuple(heatmap.shape)}, and size {len(size)} extents")
     return heatmap.new_empty((*heatmap.shape[: heatmap.ndim - len(size)], *size), dtype=_wide(heatmap.dtype))
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from . import formulas, library
-from .differentiating import Cam, Resize
+from .checking import check_cam, check_size, check_tensors
+from .differentiating import Cam, Resize, has_memory
 from .formulas import Options
 from .fused import FUSED
 
@@ -58,10 +59,13 @@ def cam(
 
 
 def _cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
+    check_tensors("cam", activations=activations, **{"weights" if options.by_weights else "gradients": second})
+    check_size("cam", options.size, options.spatial)
     way = _way(activations, second)
     if way == "operator":
         return _operator(torch.ops.fusedcam.cam, (activations, second), *options)
     if way == "formula":
+        check_cam(activations, second, options)
         if options.nan == "raise":
             raise ValueError("cam: nan is 'raise' under torch.func; accepted there: 'propagate', 'zero'")
         return formulas.cam(activations, second, options)
@@ -79,6 +83,18 @@ def _several(activations: list[Tensor], seconds: list[Tensor], options: Options,
         raise ValueError(f"cam: fuse is {fuse!r}; accepted: {', '.join(map(repr, FUSED))}")
     own = options._replace(size=None)
     maps = [_cam(a, g, own) for a, g in zip(activations, seconds, strict=True)]
+    for i, (one, a) in enumerate(zip(maps, activations, strict=True)):
+        leading, first = one.shape[: -options.spatial], maps[0].shape[: -options.spatial]
+        if leading != first:
+            raise ValueError(
+                f"cam: layer {i}: maps of {tuple(leading)} images and classes where layer 0 has {tuple(first)}; "
+                "accepted are as many of every layer"
+            )
+        if a.dtype != activations[0].dtype:
+            raise TypeError(
+                f"cam: dtype of activations[0] is {activations[0].dtype} and of activations[{i}] {a.dtype}; "
+                "pass all of one dtype"
+            )
     size = options.size
     if size is None:
         size = tuple(max(extents) for extents in zip(*(one.shape[-options.spatial :] for one in maps), strict=True))
@@ -139,13 +155,20 @@ def _extents(given: Any, spatial: int) -> tuple[int, ...] | None:
 def _into(op: str, out: Any, result: Tensor) -> Tensor:
     if out is None:
         return result
+    if not isinstance(out, Tensor):
+        raise TypeError(f"{op}: the input is a Tensor but out is a {type(out).__name__}; pass both from one framework")
+    if (out.shape, out.dtype) != (result.shape, result.dtype):
+        raise ValueError(
+            f"{op}: out is {out.dtype} of shape {tuple(out.shape)}; accepted is {result.dtype} of shape "
+            f"{tuple(result.shape)}"
+        )
     for name, tensor in (("an input", result), ("out", out)):
         if tensor.requires_grad and torch.is_grad_enabled():
             raise ValueError(
                 f"{op}: out is given, and {name} requires grad; accepted are tensors that do not, or no out"
             )
     out.copy_(result)
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def _way(*tensors: Tensor) -> str:
@@ -154,7 +177,7 @@ def _way(*tensors: Tensor) -> str:
         return "operator"
     if torch._C._are_functorch_transforms_active():
         return "operator" if _only_vmap() else "formula"
-    return "function" if all(map(_has_memory, tensors)) else "operator"
+    return "function" if all(map(has_memory, tensors)) else "operator"
 
 
 def _only_vmap() -> bool:
@@ -162,12 +185,3 @@ def _only_vmap() -> bool:
     functorch = torch._C._functorch
     stack = functorch.get_interpreter_stack() or []
     return bool(all(one.key() == functorch.TransformType.Vmap for one in stack))
-
-
-def _has_memory(tensor: Any) -> bool:
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        return False
-    try:
-        return tensor.device.type != "meta" and bool(tensor.numel() == 0 or tensor.data_ptr() != 0)
-    except RuntimeError:  # a wrapper's
-        return False

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..functional import cam
 from ..methods import METHODS
 from .capture import Captured
+from .checking import DIVIDING
 from .eigen_smoothing import eigen_smoothed
 from .explainer import Explainer, Finish, Run
 from .finishing import finished, weighted
@@ -21,8 +22,6 @@ from .state import evaluating
 from .trainable import TrainableCapture
 
 __all__ = ["RuleExplainer"]
-
-_DIVIDING = ("gradcam++", "smoothgradcam++", "xgradcam")
 
 
 class RuleExplainer(Explainer):
@@ -78,8 +77,8 @@ class RuleExplainer(Explainer):
             raise TypeError(f"weight_eps is {weight_eps!r}; accepted is a number")
         if not 0 <= weight_eps < math.inf:
             raise ValueError(f"weight_eps is {weight_eps}; accepted is a finite number of at least 0")
-        if weight_eps and self.method not in _DIVIDING:
-            known = ", ".join(METHODS[name].class_name for name in _DIVIDING)
+        if weight_eps and self.method not in DIVIDING:
+            known = ", ".join(METHODS[name].class_name for name in DIVIDING)
             raise ValueError(
                 f"weight_eps is {weight_eps}, but {type(self).__name__} divides by nothing; accepted with {known}"
             )
