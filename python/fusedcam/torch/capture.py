@@ -165,9 +165,6 @@ class Capture(Located):
             if gradients is None:
                 raise ValueError(f"{independent}, as far as autograd can see")
             zero = unexcused(targets, output, _zeros(gradients, self.form.spatial))
-            if isinstance(targets, str):  # all: a class that the layer has no part in is no reason to refuse the others
-                images = [place[0] for place in zero]
-                zero = [place for place in zero if images.count(place[0]) == gradients.shape[1]]
             disturber = Disturber(n, right, self.form, grid.skipped if grid else 0)
             if zero and not self._reacts(args, kwargs, layer, disturber, score_function(forgiving(targets), n), zero):
                 raise ValueError(

@@ -135,9 +135,8 @@ class Explainer:
             x: the model's first argument, [N, ...]; `args` and `kwargs` are passed to the model after it.
             targets: whose score is explained. None: each image's first choice; an int: this class for every image;
                 N ints, or a tensor [N]: a class per image; N lists of K ints, or a tensor [N, K]: several per image;
-                "all": every class of the output, where one that the layer has no part in has a map of zeros; a callable
-                from the model's output to scores [N] or [N, K]; a list of N callables, the i-th of which gets output[i]
-                and returns a scalar or [K].
+                "all": every class of the output; a callable from the model's output to scores [N] or [N, K]; a list of
+                N callables, the i-th of which gets output[i] and returns a scalar or [K].
             size: of the heatmaps, an int or (height, width) in pixels, or as many extents as `spatial` says; "input":
                 as the last dimensions of x; None: the layer's own resolution.
             relu, normalize, nan: as in `fusedcam.cam`.

@@ -40,10 +40,10 @@ _MOVES = frozenset(
     }.items()
     for number in numbers
 )
-_KEEPS = frozenset(
-    name for name in _MOVES if not name.startswith(("AsStrided", "Permute", "Slice", "T")) or "To" in name
-)
-"""Those that leave the order too: what others make of it may differ with the next batch."""
+_ARGUMENTS = [
+    f"_saved_{name}"
+    for name in ("dim", "dim0", "dim1", "dims", "end", "size", "start", "step", "storage_offset", "stride")
+]
 _MEANS = frozenset(["MeanBackward0", "MeanBackward1", "AvgPool2DBackward0", "AvgPool3DBackward0"])
 _LINEAR = {"AddmmBackward0": 1, "MmBackward0": 0, "ConvolutionBackward0": 0}
 """And which of their inputs is what they map."""
@@ -229,17 +229,17 @@ def _as_edge(edge: Edge) -> GradientEdge:
 
 def _linear_map(graph: Graph, pool: Pool, output: Tensor) -> tuple[Tensor, tuple[object, ...]] | None:
     """The weights [classes, C] that make an output [N, classes] of the mean, as this run had them, and the nodes
-    between with their shapes."""
+    between with their shapes and arguments."""
     weight: Tensor | None = None
     way: list[object] = []
     for node, place in graph.chain((pool.node, 0)):
         name = node.name()
-        way.append((name, *node._input_metadata[0].shape))
+        way.append((name, *node._input_metadata[0].shape, *(getattr(node, one, None) for one in _ARGUMENTS)))
         if weight is None and _LINEAR.get(name) == place:
             weight = _weight(node)
             if weight is None:
                 return None
-        elif name not in _KEEPS:
+        elif name not in _MOVES:
             return None
         if node is output.grad_fn:
             return (weight, tuple(way)) if weight is not None and len(weight) == output.shape[1] else None

@@ -108,7 +108,7 @@ def _restore(buffers: Snapshot) -> None:
 def warn(message: str) -> None:
     """At the line that called this package."""
     level, frame = 1, sys._getframe()
-    while (outer := frame.f_back) and str(frame.f_globals.get("__name__")).startswith("fusedcam."):
+    while (outer := frame.f_back) and str(frame.f_globals.get("__name__")).startswith(("fusedcam.", "torch._dynamo.")):
         level, frame = level + 1, outer
     warnings.warn(message, stacklevel=level)
 
