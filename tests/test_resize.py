@@ -164,7 +164,9 @@ def test_extremes_are_exactly_0_and_1(rng):
         assert got.min() == 0
         assert got.max() == 1
         exact = (raw - low).astype(np.float64) / float(high - low)
-        assert (np.abs(got - exact) <= 2**-22 * exact).all()
+        # The extremes are looked for at the cells' edges; a sample between may exceed them by a rounding.
+        rounding = np.spacing(abs(raw).max()) / float(high - low)
+        assert (np.abs(got - exact) <= 2**-22 * exact + 2 * rounding).all()
         peak = fusedcam.resize(heatmap, size, normalize="max")
         exact = raw.astype(np.float64) / float(high) if high > 0 else 0 * raw
         assert (np.abs(peak - exact) <= 2**-22 * np.abs(exact)).all()
