@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from fusedcam.torch.capture import Captured
+from fusedcam.torch.explainer import Explainer, Run
+
 CHANNELS, CLASSES, SIDES = 6, 5, (5, 4)
 
 
@@ -150,3 +153,16 @@ HEADS: dict[str, tuple[Callable[[], Any], str]] = {
     "pixels first, then the mean": (lambda: lambda m, a: m.pixel(a).mean((2, 3)), "none"),
 }
 """A head, and by which shortcut gradients of its classes come; "mixed" depends on N."""
+
+
+def headed(name: str) -> Headed:
+    return Headed(HEADS[name][0]()).eval()
+
+
+def captured(explain: Explainer, x: Tensor, targets: Any) -> Captured:
+    """What one call has its map made of."""
+    return explain._captured(Run((x,), {}, targets))
+
+
+def close(got: Tensor, wanted: Tensor, allowed: float = 1e-12) -> None:
+    torch.testing.assert_close(got, wanted, rtol=0, atol=allowed)

@@ -18,6 +18,7 @@ import fusedcam.torch
 import fusedcam.torch.metrics
 import reference
 from fusedcam import _cpu
+from fusedcam.torch import formulas
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC, PYTHON = ROOT / "csrc", ROOT / "python" / "fusedcam"
@@ -38,7 +39,7 @@ def test_methods_agree():
     structs = dict(re.findall(r'struct (\w+) : \w+ \{\s*static constexpr std::string_view name = "([\w+]+)";', rules))
     assert len(structs) == len(re.findall(r"^struct \w+ : ", rules, re.MULTILINE))
     in_all = [structs[name.strip()] for name in listed.split(",")]
-    assert in_all == [*fusedcam.METHODS] == [*reference.METHODS]
+    assert in_all == [*fusedcam.METHODS] == [*reference.METHODS] == [*formulas.METHODS]
     assert len(set(structs.values())) == len(structs)
     assert sorted(in_all) == sorted(structs.values())
     assert all(name == method.name for name, method in fusedcam.METHODS.items())

@@ -7,23 +7,15 @@ from torch import nn
 import fusedcam
 from capture_models import expected, plain_gradients, unchanged
 from fusedcam.torch import GradCAM, LayerCAM
-from fusedcam.torch.explainer import Finish, Run
+from fusedcam.torch.explainer import Finish
 from fusedcam.torch.finishing import weighted
-from head_models import CHANNELS, CLASSES, HEADS, Headed
+from head_models import CHANNELS, CLASSES, HEADS, Headed, captured, close
 
 pytestmark = pytest.mark.usefixtures("doubles")
 
 
-def captured(explain, x, targets):
-    return explain._captured(Run((x,), {}, targets))
-
-
 def chosen(rows):
     return lambda output: output.gather(1, rows)
-
-
-def close(got, wanted, allowed=1e-12):
-    torch.testing.assert_close(got, wanted, rtol=0, atol=allowed)
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -8,21 +8,9 @@ from torch import nn
 from capture_models import plain_gradients
 from fusedcam.torch import GradCAM
 from fusedcam.torch.explainer import Run
-from head_models import CLASSES, HEADS, Headed, Mean
+from head_models import CLASSES, HEADS, Headed, Mean, captured, close, headed
 
 pytestmark = pytest.mark.usefixtures("doubles")
-
-
-def captured(explain, x, targets):
-    return explain._captured(Run((x,), {}, targets))
-
-
-def close(got, wanted, allowed=1e-12):
-    torch.testing.assert_close(got, wanted, rtol=0, atol=allowed)
-
-
-def headed(name):
-    return Headed(HEADS[name][0]()).eval()
 
 
 @pytest.fixture

@@ -7,22 +7,9 @@ from torch.utils.checkpoint import checkpoint
 
 from capture_models import expected, plain_gradients
 from fusedcam.torch import CAM, SESS, AblationCAM, FinerCAM, GradCAM, ScoreCAM, Smoothed, derivatives
-from fusedcam.torch.explainer import Run
-from head_models import CHANNELS, CLASSES, HEADS, Headed, Mean
+from head_models import CHANNELS, CLASSES, Headed, Mean, captured, close, headed
 
 pytestmark = pytest.mark.usefixtures("doubles")
-
-
-def captured(explain, x, targets):
-    return explain._captured(Run((x,), {}, targets))
-
-
-def close(got, wanted, allowed=1e-12):
-    torch.testing.assert_close(got, wanted, rtol=0, atol=allowed)
-
-
-def headed(name):
-    return Headed(HEADS[name][0]()).eval()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Options", "cam", "normalized", "resize", "scores"]
+__all__ = ["METHODS", "Options", "cam", "normalized", "resize", "scores"]
 
 Normalize = Literal["minmax", "max"] | None
 
@@ -104,7 +104,7 @@ def scores(activations: Tensor, second: Tensor, options: Options) -> Tensor:
         g = _channels_first(second.to(dtype), options)
         g = (g if batched else g.unsqueeze(int(moments))).flatten(-options.spatial)
         g = g if classes else g.unsqueeze(1 + int(moments))  # [(3,) N, K, C, P]
-        maps = _METHODS[options.method](a, g, options.weight_eps)
+        maps = METHODS[options.method](a, g, options.weight_eps)
     maps = maps if classes else maps[:, 0]
     maps = (maps if batched else maps[0]).unflatten(-1, own)  # type: ignore[no-untyped-call]
     if options.nan == "zero":
@@ -172,7 +172,7 @@ def _gradcam_elementwise(a: Tensor, g: Tensor, eps: float) -> Tensor:
     return (g * a[:, None]).relu().sum(2)
 
 
-_METHODS: dict[str, Any] = {
+METHODS: dict[str, Any] = {
     "gradcam": _gradcam,
     "gradcam++": _gradcam_plusplus,
     "smoothgradcam++": _smoothgradcam_plusplus,

@@ -23,25 +23,18 @@ class _Again(Exception):
     """The model has to run again; the message says why."""
 
 
-class _Kept:
-    """What a run showed of one layer."""
-
-    def __init__(self) -> None:
-        self.found: list[Any] = []
-        """Of each call the activations, their edge and their version, or what came in their place."""
-
-
 class _Keeper(Watch):
     """Keeps what layers return, with the graph behind it."""
 
     def __init__(self, n: int, layers: Sequence[nn.Module], form: Form, *, copy: bool):
         self.n, self.form, self.copy = n, form, copy
-        self.layers = {layer: _Kept() for layer in layers}
+        self.found: dict[nn.Module, list[Any]] = {layer: [] for layer in layers}
+        """Of each call the activations, their edge and their version, or what came in their place."""
 
     def hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if not self.acts:
             return None
-        calls = self.layers[module].found
+        calls = self.found[module]
         activations = find_map(output, self.n, self.form, tokens=True)
         if activations is None:
             calls.append(describe(output))
@@ -93,14 +86,14 @@ class TrainableCapture(Located):
         with watching(keeper, layers):
             output = self.model(*args, **kwargs)
         places, kept = [], []
-        for layer, one in keeper.layers.items():
-            places.append(self.checked_call(layer, call, len(one.found)))
-            found = one.found[places[-1]]
-            if isinstance(found, str):
+        for layer, calls in keeper.found.items():
+            places.append(self.checked_call(layer, call, len(calls)))
+            one = calls[places[-1]]
+            if isinstance(one, str):
                 raise ValueError(
-                    f"layer {self.name_of(layer)} returned {found}; accepted is {self.form.accepted} with N = {n}"
+                    f"layer {self.name_of(layer)} returned {one}; accepted is {self.form.accepted} with N = {n}"
                 )
-            kept.append(found)
+            kept.append(one)
         if any(activations._version != version for activations, _, version in kept):
             self._copy = True
             torch.set_rng_state(random)  # the same dropout once more
@@ -117,7 +110,7 @@ class TrainableCapture(Located):
             plan = Plan(
                 self._names[layer],
                 place,
-                len(keeper.layers[layer].found),
+                len(keeper.found[layer]),
                 tuple(activations.shape),
                 "from the start",
                 tuple(reruns),
