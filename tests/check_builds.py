@@ -14,13 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SAYS = "import fusedcam; facts = fusedcam.info(); print(facts['cuda'], facts['cuda_architectures'], sep='|')"
 
 
-def built(folder: Path, cuda: str, architectures: str) -> tuple[set[str], str, str]:
+def built(folder: Path, cuda: str, *settings: str) -> tuple[set[str], str, str]:
     """The native modules of a wheel, and what it says of CUDA."""
-    options = {"FUSEDCAM_CUDA": cuda, "CMAKE_CUDA_ARCHITECTURES": architectures}
-    settings = [f"--config-settings=cmake.define.{name}={value}" for name, value in options.items()]
+    given = [f"--config-settings={setting}" for setting in (f"cmake.define.FUSEDCAM_CUDA={cuda}", *settings)]
     wheels = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}"]
-    place = f"--config-settings=build-dir={folder}/build"
-    subprocess.run([sys.executable, *wheels, place, *settings, str(ROOT)], check=True)
+    subprocess.run([sys.executable, *wheels, *given, str(ROOT)], check=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "package")
@@ -32,15 +30,21 @@ def built(folder: Path, cuda: str, architectures: str) -> tuple[set[str], str, s
 
 
 def main() -> None:
-    choices = {"OFF": {"_cpu"}, "ON": {"_cpu", "_cuda"}}
+    architectures = sys.argv[1]
+    # AUTO is what was installed: with ON it shares the build folder, whose objects are the same, and comes last so as to
+    # leave the folder as it was. OFF has a folder of its own, and the kernels that every processor has.
+    own = ("build-dir={folder}/build", "cmake.define.FUSEDCAM_X86_LEVELS=OFF")
+    shared = (f"cmake.define.CMAKE_CUDA_ARCHITECTURES={architectures}",)
+    choices = {"OFF": ({"_cpu"}, own), "ON": ({"_cpu", "_cuda"}, shared), "AUTO": ({"_cpu", "_cuda"}, shared)}
     if not (shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")):
-        print("no nvcc: the build with CUDA is left out")
-        del choices["ON"]
-    for cuda, expected in choices.items():
+        print("no nvcc: the builds with CUDA are left out")
+        choices = {"OFF": choices["OFF"]}
+    for cuda, (expected, settings) in choices.items():
         with tempfile.TemporaryDirectory() as folder:
-            modules, missing, compiled = built(Path(folder), cuda, sys.argv[1])
+            given = [setting.format(folder=folder) for setting in settings]
+            modules, missing, compiled = built(Path(folder), cuda, *given)
         assert modules == expected, modules
-        assert compiled == ("" if cuda == "OFF" else sys.argv[1]), compiled
+        assert compiled == ("" if cuda == "OFF" else architectures), compiled
         assert ("FUSEDCAM_CUDA=OFF" in missing) == (cuda == "OFF"), missing
         print(f"FUSEDCAM_CUDA={cuda}: {', '.join(sorted(modules))}; CUDA: {missing}")
 

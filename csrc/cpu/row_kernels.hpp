@@ -129,6 +129,14 @@ struct SmallMap {
     }
 };
 
+// x86 processors without AVX2 are from before 2013: a loop for every size of small maps, which gives the same bits as the
+// loops for any size, would only make their code larger, and double the time that it takes to compile it.
+#if defined(__x86_64__) && !defined(__AVX2__)
+constexpr bool loop_for_every_size = false;
+#else
+constexpr bool loop_for_every_size = true;
+#endif
+
 // Maps of fewer elements fit into registers.
 template <class T>
 constexpr int64_t longest_small = (folded_pixels / lanes<T> < 8 ? folded_pixels / lanes<T> : 8) * lanes<T> + lanes<T>;
@@ -136,7 +144,7 @@ constexpr int64_t longest_small = (folded_pixels / lanes<T> < 8 ? folded_pixels 
 // Calls visitor with the number of whole vectors, at compile time; false if they are none or too many for registers.
 template <class T, int full = 1, class Visitor>
 FUSEDCAM_INLINE bool with_vectors(int64_t length, Visitor&& visitor) {
-    if constexpr ((full + 1) * lanes<T> <= longest_small<T>) {
+    if constexpr (loop_for_every_size && (full + 1) * lanes<T> <= longest_small<T>) {
         if (length / lanes<T> == full) {
             visitor(std::integral_constant<int, full>{});
             return true;

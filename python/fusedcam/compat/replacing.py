@@ -48,18 +48,19 @@ class Replacer:
 
     def start(self) -> None:
         sys.meta_path.insert(0, self._finder)
-        for name in dict.fromkeys(one.module for one in self._replacements):
-            if module := imported(name):
-                self._imported(module)
+        modules = (imported(name) for name in dict.fromkeys(one.module for one in self._replacements))
+        self._imported(*filter(None, modules))
 
     def stop(self) -> None:
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
+        functions = []
         for owner, name, original, new in reversed(self._undo):
             if isinstance(owner, ModuleType):
-                _rebind(new, original)
+                functions.append((new, original))
             elif vars(owner).get(name) is new:
                 setattr(owner, name, original)
+        _rebind(functions)
         self._undo.clear()
         self.replaced.clear()
         self.left.clear()
@@ -70,18 +71,21 @@ class Replacer:
         done = {*self.replaced, *self.left}
         return sorted({one.module for one in self._replacements if f"{one.module}.{one.name}" not in done})
 
-    def _imported(self, module: ModuleType) -> None:
-        for one in self._replacements:
-            if one.module == module.__name__:
-                reason = self._replace(module, one)
-                title = f"{one.module}.{one.name}"
-                if reason:
-                    self.left[title] = reason
-                elif title not in self.replaced:
-                    self.replaced.append(title)
+    def _imported(self, *modules: ModuleType) -> None:
+        functions: list[tuple[Any, Any]] = []
+        for module in modules:
+            for one in self._replacements:
+                if one.module == module.__name__:
+                    reason = self._replace(module, one, functions)
+                    title = f"{one.module}.{one.name}"
+                    if reason:
+                        self.left[title] = reason
+                    elif title not in self.replaced:
+                        self.replaced.append(title)
+        _rebind(functions)
 
-    def _replace(self, module: ModuleType, one: Replacement) -> str | None:
-        """Why not, where it was not replaced."""
+    def _replace(self, module: ModuleType, one: Replacement, functions: list[tuple[Any, Any]]) -> str | None:
+        """Why not, where it was not replaced. A module's function is put down in `functions`, with its replacement."""
         *path, name = one.name.split(".")
         owner: Any = module
         for step in path:
@@ -101,16 +105,21 @@ class Replacer:
         new = one.make(original)
         self._undo.append((owner, name, original, new))
         if isinstance(owner, ModuleType):
-            _rebind(original, new)
+            functions.append((original, new))
         else:
             setattr(owner, name, new)
         return None
 
 
-def _rebind(old: Any, new: Any) -> None:
-    """In every module, whatever the name: `from x import y` has copied it."""
+def _rebind(functions: Sequence[tuple[Any, Any]]) -> None:
+    """Each first one becomes its second in every module, whatever the name: `from x import y` has copied it."""
+    if not functions:
+        return
+    instead = {id(old): new for old, new in functions}  # they are alive, so that nothing else has their numbers
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
-            for name, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, name, new)
+            items = list(vars(module).items())
+            if not instead.keys().isdisjoint([id(value) for _, value in items]):
+                for name, value in items:
+                    if id(value) in instead:
+                        setattr(module, name, instead[id(value)])
