@@ -18,8 +18,9 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt \
 demo: .venv/installed
 	$(BIN)/python bench/demo.py
 
+# A process a core, which hands tests to the others when it has none left. Threads that wait do not keep them busy.
 test: .venv/installed
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-all: .venv/installed-all
 	$(BIN)/pytest -m "slow or not slow"

@@ -31,8 +31,8 @@ def built(folder: Path, cuda: str, *settings: str) -> tuple[set[str], str, str]:
 
 def main() -> None:
     architectures = sys.argv[1]
-    # AUTO is what was installed: with ON it shares the build folder, whose objects are the same, and comes last so as to
-    # leave the folder as it was. OFF has a folder of its own, and the kernels that every processor has.
+    # AUTO is what was installed: with ON it shares the build folder, whose objects are the same, and comes last so as
+    # to leave the folder as it was. OFF has a folder of its own, and the kernels that every processor has.
     own = ("build-dir={folder}/build", "cmake.define.FUSEDCAM_X86_LEVELS=OFF")
     shared = (f"cmake.define.CMAKE_CUDA_ARCHITECTURES={architectures}",)
     choices = {"OFF": ({"_cpu"}, own), "ON": ({"_cpu", "_cuda"}, shared), "AUTO": ({"_cpu", "_cuda"}, shared)}

@@ -254,7 +254,7 @@ def test_empty_batch(net):
         (lambda output: output[:, None], ValueError, r"the score has shape \(3, 1, 5\)"),
         (lambda output: output.argmax(1), TypeError, "dtype of the score is torch.int64"),
     ],
-    ids=lambda value: None if callable(value) else repr(value).replace("\n", "")[:40],
+    ids=lambda value: None if callable(value) or isinstance(value, list) else repr(value).replace("\n", "")[:40],
 )
 def test_wrong_targets(net, x, targets, error, message):
     with unchanged(net), pytest.raises(error, match=message):

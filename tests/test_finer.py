@@ -135,7 +135,7 @@ def test_torchcam():
         ({"alpha": "1"}, TypeError, "alpha is of type str"),
         ({"weighting": "softmax"}, ValueError, 'weighting is \'softmax\'; accepted: "mean", "probability"'),
     ],
-    ids=str,
+    ids=lambda value: None if isinstance(value, dict) else str(value),
 )
 def test_refusals(options, error, message):
     with pytest.raises(error, match=message):

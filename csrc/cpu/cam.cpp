@@ -21,7 +21,7 @@ class Cam {
           pixels_(call.activations.extent(2) * call.activations.extent(3) * call.activations.extent(4)),
           block_(channel_block(channels_)),
           blocks_(channels_ <= block_ ? 1 : (channels_ + block_ - 1) / block_),
-          group_(classes_ <= 1 ? 1 : std::clamp<int64_t>(65536 / pixels_, 1, classes_)),
+          group_(class_group()),
           groups_(group_ == classes_ ? 1 : (classes_ + group_ - 1) / group_),
           grid_(size_of_channels(call.activations), call.size),
           out_(call.maps()),
@@ -62,6 +62,14 @@ class Cam {
         T* weights;
         typename ChannelReader<Rule, T>::Scratch reader;
     };
+
+    // As many classes as keep all blocks' sums in cache, but a few even of large maps, whose activations would else come
+    // from memory once for every class.
+    int64_t class_group() const {
+        if (classes_ <= 1) return 1;
+        const int64_t most = 65536 / pixels_;
+        return std::clamp<int64_t>(std::max(most / blocks_, std::min<int64_t>(most, 8)), 1, classes_);
+    }
 
     Item item_at(int64_t index) const {
         if (groups_ == 1) return {index, classes_, index * classes_};
