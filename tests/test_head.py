@@ -90,7 +90,11 @@ def test_many_classes_by_a_matrix_product():
         for options in ({"size": None, "normalize": None, "relu": False}, {}):
             heat = GradCAM(model, "layer")(x, targets=targets, **options)
             wanted = expected(model, model.layer, x, chosen(rows), **options)
-            close(heat, wanted, 1e-6 if options else 1e-5)
+            if options:
+                close(heat, wanted, 1e-6)
+                span = (wanted.relu().amax((-1, -2)) - wanted.relu().amin((-1, -2)))[..., None, None]
+            else:  # a map of a narrow range shows more of its rounding
+                assert (abs(heat - wanted) <= 1e-6 + 2e-6 / span).all()
 
 
 @pytest.mark.parametrize("images", [1, 3])

