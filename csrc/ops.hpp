@@ -232,6 +232,8 @@ int64_t workspace(const FuseCall& call, int device);
 int64_t workspace(const ColorizeCall& call, int device);
 int64_t workspace(const OverlayCall& call, int device);
 int64_t workspace(const MaskCall& call, int device);
+int64_t workspace(const CamBackwardCall& call, int device);
+int64_t workspace(const ResizeBackwardCall& call, int device);
 
 void cam(const CamCall& call, const Queue& queue);
 void resize(const ResizeCall& call, const Queue& queue);
@@ -239,6 +241,8 @@ void fuse(const FuseCall& call, const Queue& queue);
 void colorize(const ColorizeCall& call, const Queue& queue);
 void overlay(const OverlayCall& call, const Queue& queue);
 void mask(const MaskCall& call, const Queue& queue);
+void cam_backward(const CamBackwardCall& call, const Queue& queue);
+void resize_backward(const ResizeBackwardCall& call, const Queue& queue);
 
 }  // namespace cuda
 }  // namespace fusedcam

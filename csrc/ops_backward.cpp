@@ -27,6 +27,8 @@ CamBackwardCall plan_cam_backward(const ArrayView& activations, const ArrayView&
     check_given("cam_backward", {"scores", scores}, call.forward.result, result_dtype(activations.dtype), true);
     check_given("cam_backward", {"of_activations", of_activations}, activations.shape, activations.dtype, false);
     check_given("cam_backward", {"of_second", of_second}, second.shape, second.dtype, false);
+    for (const Named& array : {Named{"scores", scores}, {"of_activations", of_activations}, {"of_second", of_second}})
+        check_place("cam_backward", {"activations", activations}, array);
     const CamCall results = plan_cam(of_activations, of_second, source, options);
     call.scores = scores;
     call.of_activations = results.activations;
@@ -41,6 +43,8 @@ ResizeBackwardCall plan_resize_backward(const ArrayView& heatmap, Size size, Nor
     call.forward = plan_resize(heatmap, size, normalize, spatial);
     check_given("resize_backward", {"of_result", of_result}, call.forward.result, result_dtype(heatmap.dtype), true);
     check_given("resize_backward", {"of_heatmap", of_heatmap}, heatmap.shape, heatmap.dtype, false);
+    for (const Named& array : {Named{"of_result", of_result}, {"of_heatmap", of_heatmap}})
+        check_place("resize_backward", {"heatmap", heatmap}, array);
     call.of_result = of_result;
     call.of_heatmap = as_maps(of_heatmap, spatial);
     return call;

@@ -75,6 +75,18 @@ FUSEDCAM_HD int64_t edge(int64_t i, int64_t in, int64_t out) {
     return i % 2 == 1 ? begin - 1 : begin;
 }
 
+// Output indices from `first` to before `end`, among which are all whose taps name input x.
+struct Reach {
+    int64_t first, end;
+};
+FUSEDCAM_HD Reach reach(int64_t x, int64_t in, int64_t out) {
+    if (in == out) return {x, x + 1};
+    // Their sources lie between x - 1 and x + 1, or beyond the map's edge.
+    const int64_t below = (2 * x - 1) * out - in, above = (2 * x + 3) * out + in - 1;
+    const int64_t end = above / (2 * in);
+    return {x == 0 || below <= 0 ? 0 : below / (2 * in), x + 1 == in || end > out ? out : end};
+}
+
 // a + w (b - a): monotone in w and exact where a == b, which (1 - w) a + w b is not.
 template <class T>
 FUSEDCAM_HD T lerp(T a, T b, T weight) {
@@ -139,6 +151,59 @@ struct Rescale {
     // The next number above a positive one.
     FUSEDCAM_HD static float above(float value) { return std::bit_cast<float>(std::bit_cast<uint32_t>(value) + 1); }
     FUSEDCAM_HD static double above(double value) { return std::bit_cast<double>(std::bit_cast<uint64_t>(value) + 1); }
+};
+
+// What a scalar changes by with a map's extremes, summed over its pixels, and how many of them are extreme.
+struct ExtremeSlopes {
+    double of_low = 0, of_high = 0, lows = 0, highs = 0;
+
+    FUSEDCAM_HD void add(const ExtremeSlopes& other) {
+        of_low += other.of_low;
+        of_high += other.of_high;
+        lows += other.lows;
+        highs += other.highs;
+    }
+    // Equal extremes have equal parts, as PyTorch's amax gives them.
+    FUSEDCAM_HD void share() {
+        of_low = lows > 0 ? of_low / lows : 0;
+        of_high = highs > 0 ? of_high / highs : 0;
+    }
+};
+
+// h = (v - low) / divisor, or v / divisor; what it changes by with v, where the extremes are among the v. `range` is
+// that of all values, which may exceed those that `rescale` was made from by a rounding.
+template <class T>
+class RescaleSlopes {
+  public:
+    FUSEDCAM_HD RescaleSlopes(Normalization mode, const Rescale<T>& rescale, const Extremes<T>& range)
+        : rescale_(rescale), range_(range), minmax_(mode.by == Normalize::minmax) {}
+
+    // Whether values have to be known.
+    FUSEDCAM_HD bool reads() const { return !rescale_.identity && !rescale_.constant; }
+    // Of maps that are read.
+    FUSEDCAM_HD void add(T value, T slope, ExtremeSlopes& sums) const {
+        const double h =
+            (static_cast<double>(value) - static_cast<double>(rescale_.offset)) / static_cast<double>(rescale_.divisor);
+        sums.of_high += static_cast<double>(slope) * h;
+        sums.highs += value == range_.high;
+        if (!minmax_) return;
+        sums.of_low += static_cast<double>(slope) * (1 - h);
+        sums.lows += value == range_.low;
+    }
+    // `shares` are all pixels' sums, shared.
+    FUSEDCAM_HD double operator()(T value, T slope, const ExtremeSlopes& shares) const {
+        if (rescale_.identity) return slope;
+        if (rescale_.constant) return rescale_.fill;  // 0 for a map without range, else NaN
+        double result = slope;
+        if (value == range_.high) result -= shares.of_high;
+        if (minmax_ && value == range_.low) result -= shares.of_low;
+        return result / static_cast<double>(rescale_.divisor);
+    }
+
+  private:
+    Rescale<T> rescale_;
+    Extremes<T> range_;
+    bool minmax_;
 };
 
 }  // namespace fusedcam

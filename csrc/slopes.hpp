@@ -85,4 +85,20 @@ FUSEDCAM_HD Dual<V, Variables<Rule>::count> slopes(const V& a, const V (&g)[Rule
         return Rule::term(activation, gradients, D(), eps);
 }
 
+// Of a rule of weights: score_p += w A_p, where w comes of the sum of the terms and the sum of the activations.
+template <class T>
+struct WeightSlopes {
+    T weight, by_sum, by_total;
+};
+template <class Rule, class T>
+FUSEDCAM_HD WeightSlopes<T> weight_slopes(T sum, T total, int64_t length, T eps) {
+    if constexpr (Rule::averages) {
+        return {sum / static_cast<T>(length), T(1) / static_cast<T>(length), T(0)};
+    } else {
+        using D = Dual<T, 2>;
+        const D weight = Rule::weight(D(sum, 0), D(total, 1), D(eps));
+        return {weight.value, weight.slope[0], weight.slope[1]};
+    }
+}
+
 }  // namespace fusedcam::rules

@@ -20,6 +20,8 @@ void run(const FuseCall& call, const Borrowed& like);
 void run(const ColorizeCall& call, const Borrowed& like);
 void run(const OverlayCall& call, const Borrowed& like);
 void run(const MaskCall& call, const Borrowed& like);
+void run(const CamBackwardCall& call, const Borrowed& like);
+void run(const ResizeBackwardCall& call, const Borrowed& like);
 
 // The device and stream of calls on `like`, without a workspace; _cuda's alone.
 cuda::Queue queue_of(const Borrowed& like);

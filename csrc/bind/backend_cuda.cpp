@@ -34,7 +34,7 @@ std::optional<void*> stream_of(const Borrowed& like) {
 
 template <class Call>
 void start(const Call& call, const Borrowed& like, void (*op)(const Call&, const cuda::Queue&)) {
-    const int device = call.out.device.index;
+    const int device = like.view().device.index;
     const std::optional<void*> stream = stream_of(like);
     cuda::Queue queue{device, stream.value_or(legacy_stream), nullptr};
     const int64_t bytes = cuda::workspace(call, device);
@@ -67,6 +67,8 @@ void run(const FuseCall& call, const Borrowed& like) { start(call, like, cuda::f
 void run(const ColorizeCall& call, const Borrowed& like) { start(call, like, cuda::colorize); }
 void run(const OverlayCall& call, const Borrowed& like) { start(call, like, cuda::overlay); }
 void run(const MaskCall& call, const Borrowed& like) { start(call, like, cuda::mask); }
+void run(const CamBackwardCall& call, const Borrowed& like) { start(call, like, cuda::cam_backward); }
+void run(const ResizeBackwardCall& call, const Borrowed& like) { start(call, like, cuda::resize_backward); }
 
 PyObject* dlpack_stream(const Borrowed& borrowed) {
     // TensorFlow takes no stream: it waits for its own before it hands memory over.

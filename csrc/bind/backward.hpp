@@ -1,4 +1,4 @@
-// The ops' derivatives; _cpu's alone.
+// The ops' derivatives.
 #pragma once
 
 #include <Python.h>

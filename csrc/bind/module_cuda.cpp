@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "../ops.hpp"
+#include "backward.hpp"
 #include "entries.hpp"
 #include "exchange.hpp"
 #include "numpy.hpp"
@@ -13,7 +14,8 @@ PYBIND11_MODULE(_cuda, module) {
     module.doc() = "fusedcam's ops on CUDA.";
     module.attr("__version__") = FUSEDCAM_VERSION;
     if (!bind::import_numpy()) throw py::error_already_set();
-    if (PyModule_AddFunctions(module.ptr(), bind::entries)) throw py::error_already_set();
+    for (PyMethodDef* functions : {bind::entries, bind::backward_entries})
+        if (PyModule_AddFunctions(module.ptr(), functions)) throw py::error_already_set();
     module.def(
         "set_frameworks", [](const py::module_& frameworks) { bind::set_frameworks(frameworks.ptr()); },
         "Sets the module of functions that ask a framework in Python.");

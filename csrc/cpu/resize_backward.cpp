@@ -8,48 +8,6 @@
 namespace fusedcam::cpu {
 namespace {
 
-// h = (v - low) / divisor, or v / divisor; what it changes by with v, where the extremes are among the v.
-template <class T>
-class RescaleSlopes {
-  public:
-    RescaleSlopes(Normalization mode, const Rescale<T>& rescale, const Extremes<T>& range)
-        : rescale_(rescale), range_(range), minmax_(mode.by == Normalize::minmax) {}
-
-    void add(T value, T slope) {
-        if (rescale_.identity || rescale_.constant) return;
-        const double h = rescaled(value);
-        of_high_ += static_cast<double>(slope) * h;
-        highs_ += value == range_.high;
-        if (!minmax_) return;
-        of_low_ += static_cast<double>(slope) * (1 - h);
-        lows_ += value == range_.low;
-    }
-    void finish() {
-        of_high_ = highs_ ? of_high_ / static_cast<double>(highs_) : 0;
-        of_low_ = lows_ ? of_low_ / static_cast<double>(lows_) : 0;
-    }
-    double operator()(T value, T slope) const {
-        if (rescale_.identity) return slope;
-        if (rescale_.constant) return rescale_.fill;  // 0 for a map without range, else NaN
-        double result = slope;
-        if (value == range_.high) result -= of_high_;
-        if (minmax_ && value == range_.low) result -= of_low_;
-        return result / static_cast<double>(rescale_.divisor);
-    }
-
-  private:
-    double rescaled(T value) const {
-        return (static_cast<double>(value) - static_cast<double>(rescale_.offset)) /
-               static_cast<double>(rescale_.divisor);
-    }
-
-    const Rescale<T>& rescale_;
-    const Extremes<T>& range_;
-    const bool minmax_;
-    double of_low_ = 0, of_high_ = 0;
-    int64_t lows_ = 0, highs_ = 0;
-};
-
 template <class T>
 class ResizeBackward {
   public:
@@ -89,25 +47,24 @@ class ResizeBackward {
                     body(z, y, slopes + (z * height + y) * width);
                 }
         };
-        const bool reads = mode.any() && !rescale.constant;
-        if (reads)
+        if (mode.any() && !rescale.constant)
             each_row([&](int64_t, int64_t, const T*) {
                 for (const T value : row) range.add(value);
             });
-        RescaleSlopes<T> normalised(mode, rescale, range);
-        if (reads) {
+        const RescaleSlopes<T> normalised(mode, rescale, range);
+        ExtremeSlopes shares;
+        if (normalised.reads())
             each_row([&](int64_t, int64_t, const T* slope) {
-                for (int64_t x = 0; x < width; ++x) normalised.add(row[static_cast<size_t>(x)], slope[x]);
+                for (int64_t x = 0; x < width; ++x) normalised.add(row[static_cast<size_t>(x)], slope[x], shares);
             });
-            normalised.finish();
-        }
+        shares.share();
 
         // Transposed along y and z while rows come, then along x.
         std::vector<double> rows(static_cast<size_t>(own_.depth * own_.height * width)),
             line(static_cast<size_t>(width));
         each_row([&](int64_t z, int64_t y, const T* slope) {
             for (int64_t x = 0; x < width; ++x)
-                line[static_cast<size_t>(x)] = normalised(row[static_cast<size_t>(x)], slope[x]);
+                line[static_cast<size_t>(x)] = normalised(row[static_cast<size_t>(x)], slope[x], shares);
             const Tap<T> over = grid_.z[z], down = grid_.y[y];
             const auto add = [&](int64_t low_z, int64_t low_y, double weight) {
                 if (weight == 0) return;

@@ -59,22 +59,6 @@ template <class T>
     return whole_sum<T>(Elements<T, T>{row}, length, row);
 }
 
-// Of a rule of weights: score_p += w A_p, where w comes of the sum of the terms and the sum of the activations.
-template <class T>
-struct WeightSlopes {
-    T weight, by_sum, by_total;
-};
-template <class Rule, class T>
-FUSEDCAM_INLINE WeightSlopes<T> weight_slopes(T sum, T total, int64_t length, T eps) {
-    if constexpr (Rule::averages) {
-        return {sum / static_cast<T>(length), T(1) / static_cast<T>(length), T(0)};
-    } else {
-        using D = rules::Dual<T, 2>;
-        const D weight = Rule::weight(D(sum, 0), D(total, 1), D(eps));
-        return {weight.value, weight.slope[0], weight.slope[1]};
-    }
-}
-
 // Calls at(p, V) with every p that a vector begins at, then with those of the rest, for which V is a number.
 template <class T, class At>
 FUSEDCAM_INLINE void for_pixels(int64_t length, At&& at) {
@@ -105,7 +89,7 @@ void slopes(const SlopeRows<T>& given, T eps) {
             along_total = sum_of_all(SlopesAlongTotal<Rule, T>{rows, 0, total, eps});
         }
         const T sum = sum_of_all(Terms<Rule, T, T>{rows.activations, rows.gradients, length, total, eps});
-        const WeightSlopes<T> weight = weight_slopes<Rule>(sum, total, length, eps);
+        const rules::WeightSlopes<T> weight = rules::weight_slopes<Rule>(sum, total, length, eps);
         const T product = inner(rows.activations, rows.scores, length), common = product * weight.by_sum;
         const T even = product * (weight.by_sum * along_total + weight.by_total);
         for_pixels<T>(length, [&](int64_t p, auto kind) FUSEDCAM_LAMBDA {

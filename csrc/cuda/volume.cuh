@@ -20,16 +20,21 @@ __device__ Tap<T> tap_of(int64_t x, int64_t in, int64_t out) {
     return in == out ? still<T>(x) : tap<T>(x, in, out);
 }
 
-// One pixel of a volume of size `from`, whose slices are maps of [..., D, H, W], on the grid `to`.
+// One pixel of a volume whose slices are maps of [..., D, H, W], from the `first` on.
 template <class T>
-__device__ T sample_volume(const Size& from, const Size& to, const ArrayView& view, int64_t volume, int64_t z,
-                           int64_t y, int64_t x) {
-    const Tap<T> across = tap_of<T>(z, from.depth, to.depth), down = tap_of<T>(y, from.height, to.height),
-                 along = tap_of<T>(x, from.width, to.width);
-    const int64_t first = volume * from.depth;
+__device__ T sample_slices(const ArrayView& view, int64_t first, const Tap<T>& across, const Tap<T>& down,
+                           const Tap<T>& along) {
     const T low = sample(Heatmap<T>(view, first + across.low), down, along);
     if (across.weight == T(0)) return low;
     return lerp(low, sample(Heatmap<T>(view, first + across.high), down, along), across.weight);
+}
+
+// The same of a volume of size `from`, on the grid `to`.
+template <class T>
+__device__ T sample_volume(const Size& from, const Size& to, const ArrayView& view, int64_t volume, int64_t z,
+                           int64_t y, int64_t x) {
+    return sample_slices(view, volume * from.depth, tap_of<T>(z, from.depth, to.depth),
+                         tap_of<T>(y, from.height, to.height), tap_of<T>(x, from.width, to.width));
 }
 
 // ranges [volumes, range_tiles]

@@ -14,6 +14,14 @@ using namespace fusedcam::cuda::emulator;
 
 inline constexpr std::array devices{h100, h200_with_old_image, a100, t4, rtx5090, h100_slice};
 
+template <class Call>
+bool is_empty(const Call& call) {
+    if constexpr (requires { call.forward; })
+        return call.forward.result.count() == 0;
+    else
+        return call.result.count() == 0;
+}
+
 // A queue with a workspace of exactly the size that is asked for, filled with NaN.
 template <class Call>
 void run_on(int device, const Call& call, void (*op)(const Call&, const cuda::Queue&)) {
@@ -23,8 +31,7 @@ void run_on(int device, const Call& call, void (*op)(const Call&, const cuda::Qu
     const auto stream = reinterpret_cast<cudaStream_t>(uintptr_t{0x50});
     fake.used.clear();
     op(call, {device, stream, workspace.data()});
-    CHECK(call.result.count() == 0 || (fake.used.size() == 1 && *fake.used.begin() == stream),
-          "another stream was used");
+    CHECK(is_empty(call) || (fake.used.size() == 1 && *fake.used.begin() == stream), "another stream was used");
     CHECK(fake.counts.allocations == before.allocations, "memory was allocated");
     CHECK(fake.device == h100, "the current device was changed");
 }
@@ -50,6 +57,24 @@ inline void choose_order(int round) {
     options.order = static_cast<Order>(round % 3);
     options.seed = static_cast<unsigned>(integer(0, 1 << 30));
     options.copies_late = integer(0, 1);
+}
+
+inline Array widened(const Array& array) {
+    Array wide(array.view().shape, DType::float64);
+    for (int64_t i = 0; i < array.view().shape.count(); ++i) wide.set(i, array.get(i));
+    return wide;
+}
+
+// Random numbers of which the rule's assumptions hold; moments are away from 0, which they are divided by.
+template <class Rule>
+void fill_for(Array& activations, Array& gradients) {
+    activations.fill_normal();
+    gradients.fill_normal();
+    if (Rule::sums_activations)
+        for (int64_t i = 0; i < activations.view().shape.count(); ++i) activations.set(i, std::abs(activations.get(i)));
+    if (Rule::moments > 1)
+        for (int64_t i = 0; i < gradients.view().shape.count(); ++i)
+            gradients.set(i, 0.25 + std::abs(gradients.get(i)));
 }
 
 inline bool same_bits(const Array& first, const Array& second) {

@@ -8,21 +8,6 @@ using namespace test;
 
 namespace {
 
-// The same numbers in float64; what the rule assumes of activations and of moments is made true first.
-template <class Rule>
-void prepare(Array& a, Array& g, Array& wide_a, Array& wide_g) {
-    a.fill_normal();
-    g.fill_normal();
-    for (int64_t i = 0; i < a.view().shape.count(); ++i) {
-        if (Rule::sums_activations) a.set(i, std::abs(a.get(i)));
-        wide_a.set(i, a.get(i));
-    }
-    for (int64_t i = 0; i < g.view().shape.count(); ++i) {
-        if (Rule::moments > 1) g.set(i, std::abs(g.get(i)));
-        wide_g.set(i, g.get(i));
-    }
-}
-
 template <class Rule>
 void check_round(int round) {
     choose_order(round);
@@ -30,9 +15,9 @@ void check_round(int round) {
                   H = integer(1, most), W = integer(1, most);
     const DType dtype = any_floating();
     const Shape shape = Rule::moments == 1 ? shape_of({N, K, C, H, W}) : shape_of({Rule::moments, N, K, C, H, W});
-    Array a(shape_of({N, C, H, W}), dtype, round % 2), g(shape, dtype, round % 3 == 0),
-        wide_a(a.view().shape, DType::float64), wide_g(shape, DType::float64);
-    prepare<Rule>(a, g, wide_a, wide_g);
+    Array a(shape_of({N, C, H, W}), dtype, round % 2), g(shape, dtype, round % 3 == 0);
+    fill_for<Rule>(a, g);
+    const Array wide_a = widened(a), wide_g = widened(g);
     CamOptions options;
     options.method = Rule::name;
     options.relu = false;

@@ -1,4 +1,4 @@
-"""cam and resize as autograd's functions: kernels forward and back, on the CPU; formulas for what is beyond them."""
+"""cam and resize as autograd's functions: kernels forward and back; formulas for what is beyond them."""
 
 from typing import Any
 
@@ -12,6 +12,8 @@ from .formulas import Options
 
 __all__ = ["Cam", "Resize", "cam_slopes", "has_memory", "native_cam", "native_resize"]
 
+_KERNELS = ("cpu", "cuda")
+"""Devices for which there are backward kernels."""
 _EVEN = ("gradcam",)
 """Methods whose scores change alike with the gradients of all of a channel's pixels."""
 
@@ -106,7 +108,7 @@ def cam_slopes(
     Args:
         raw: the maps before resampling and normalisation, where they are known.
     """
-    if activations.device.type != "cpu":
+    if activations.device.type not in _KERNELS:
         return _on_other_device(activations, second, slopes, options)
     if options.by_weights and activations.ndim == options.inner + 1 and len(second) == 1 != len(activations):
         rows = second.expand(len(activations), *second.shape[1:])  # one for all images
@@ -157,7 +159,7 @@ def _dense_like(array: Tensor) -> Tensor:
 
 def resize_slopes(heatmap: Tensor, slopes: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
     """What sum(slopes * resize(heatmap)) changes by with the heatmap."""
-    if heatmap.device.type != "cpu":
+    if heatmap.device.type not in _KERNELS:
         leaf = heatmap.detach().requires_grad_()
         with torch.enable_grad():
             (found,) = torch.autograd.grad(formulas.resize(leaf, size, normalize, eps), leaf, slopes)

@@ -1,16 +1,10 @@
-// The ops' derivatives as Python calls them: autograd's own, on the CPU. Results go to arrays that are given.
+// The ops' derivatives as Python calls them: autograd's own. Results go to arrays that are given.
 #include "backward.hpp"
+
 #include "calls.hpp"
-#include "lock.hpp"
 
 namespace fusedcam::bind {
 namespace {
-
-template <class Call>
-void compute(const Call& call, void (*kernel)(const Call&)) {
-    const WithoutLock lock(call.forward.work >= serial_below);
-    kernel(call);
-}
 
 PyObject* cam_backward(PyObject*, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) {
     return guarded("cam_backward", values, positional, keywords, [&] {
@@ -46,7 +40,7 @@ PyObject* cam_backward(PyObject*, PyObject* const* values, Py_ssize_t positional
         const Borrowed of_second("cam_backward", "of_second", given.required(of_second_));
         const CamBackwardCall call = plan_cam_backward(activations.view(), second.view(), source, options,
                                                        scores.view(), of_activations.view(), of_second.view());
-        compute(call, cpu::cam_backward);
+        backend::run(call, activations);
         return Py_NewRef(Py_None);
     });
 }
@@ -66,7 +60,7 @@ PyObject* resize_backward(PyObject*, PyObject* const* values, Py_ssize_t positio
         const Borrowed of_heatmap("resize_backward", "of_heatmap", given.required(of_heatmap_));
         const ResizeBackwardCall call = plan_resize_backward(heatmap.view(), size_of(*target, spatial), mode, spatial,
                                                              of_result.view(), of_heatmap.view());
-        compute(call, cpu::resize_backward);
+        backend::run(call, heatmap);
         return Py_NewRef(Py_None);
     });
 }

@@ -1,0 +1,196 @@
+// The kernels of cam's derivative: what every channel adds up, then pixel after pixel what the scores change by. Two
+// launches, so that a pixel is written once, with all classes in their order, and few channels still fill a device.
+#pragma once
+
+#include "../array_view.hpp"
+#include "../slopes.hpp"
+#include "sums.cuh"
+
+namespace fusedcam::cuda {
+
+// Channels [N, K, C, D, H, W] of one array; strides in elements.
+struct Planes {
+    std::byte* data = nullptr;
+    int64_t image = 0, map = 0, channel = 0, slice = 0, row = 0, column = 0;
+    int64_t moment = 0;  // to the next array of as many as the rule has moments
+
+    template <class Element>
+    __device__ Element* at(int64_t n, int64_t k, int64_t c) const {
+        return reinterpret_cast<Element*>(data) + n * image + k * map + c * channel;
+    }
+};
+
+struct CamSlopes {
+    int64_t images, classes, channels, height, width, pixels;
+    int rule;
+    int lane_bits;    // 2 to the power of this are the threads that add up a channel; of a warp or the whole block
+    bool flat;        // in every array a pixel's offset is its number times `column`
+    bool even;        // one gradient is written for all pixels
+    bool of_weights;  // it is their sum
+    bool by_channel;  // neighbouring threads write neighbouring channels, which lie closer together than pixels
+    double eps;
+    const std::byte* scores;  // [N, K, pixels], dense
+    Planes activations, gradients, of_activations, of_gradients;
+};
+
+constexpr int64_t written = 4 * threads;  // pixels of an image's channels, by one block
+
+// What a channel's pixels have to know of all of it, for one class of a rule of weights.
+template <class T>
+struct alignas(16) ChannelSlopes {
+    T weight;  // score_p += weight A_p
+    T common;  // what a change of one term counts
+    T even;    // what a change of any activation counts by the sum of all, which the weight takes
+    T total;   // the sum of the activations
+};
+
+// 64 bits take several times as long, and few indices need them.
+__device__ inline int64_t quotient(int64_t value, int64_t divisor) {
+    if ((static_cast<uint64_t>(value) | static_cast<uint64_t>(divisor)) >> 32 != 0) return value / divisor;
+    return static_cast<uint32_t>(value) / static_cast<uint32_t>(divisor);
+}
+
+// One pixel of every array.
+class Pixel {
+  public:
+    __device__ Pixel(const CamSlopes& plan, int64_t index) : flat_(plan.flat), x_(index) {
+        if (flat_) return;
+        const int64_t line = quotient(index, plan.width);
+        z_ = quotient(line, plan.height);
+        y_ = line - z_ * plan.height;
+        x_ = index - line * plan.width;
+    }
+    __device__ int64_t in(const Planes& planes) const {
+        const int64_t along = x_ * planes.column;
+        return flat_ ? along : z_ * planes.slice + y_ * planes.row + along;
+    }
+
+  private:
+    bool flat_;
+    int64_t z_ = 0, y_ = 0, x_;
+};
+
+// A rule's term, or product, at one pixel with its slopes.
+template <class Rule, class T, class Element>
+__device__ auto slopes_at(const CamSlopes& plan, const Element* activations, const Element* gradients,
+                          const Pixel& pixel, T total) {
+    T g[Rule::moments], a = T(0);
+    const Element* own = gradients + pixel.in(plan.gradients);
+#pragma unroll
+    for (int m = 0; m < Rule::moments; ++m) g[m] = static_cast<T>(wide(own[m * plan.gradients.moment]));
+    if constexpr (Rule::reads_activations) a = static_cast<T>(wide(activations[pixel.in(plan.activations)]));
+    return rules::slopes<Rule>(a, g, total, static_cast<T>(plan.eps));
+}
+
+// The sum of all that the threads of a channel have, in each of them; `scratch` has room for one a warp where they are
+// the whole block.
+template <class T>
+__device__ T channel_sum(T value, int lane_bits, T* scratch) {
+    const int lanes = 1 << lane_bits;
+    for (int step = (lanes < warp ? lanes : warp) / 2; step > 0; step /= 2) value += shuffle_xor(value, step);
+    if (lanes <= warp) return value;
+    if (thread() % warp == 0) scratch[thread() / warp] = value;
+    block_barrier();
+    T sum = T(0);
+    for (int i = 0; i < threads / warp; ++i) sum += scratch[i];
+    block_barrier();
+    return sum;
+}
+
+// Of channel `channel` of [N, K, C]; every thread of it calls, and of none beyond the last one `pixels` are read.
+template <class Rule, class Element, class T>
+__device__ ChannelSlopes<T> channel_slopes(const CamSlopes& plan, int64_t channel, int64_t pixels, T* scratch) {
+    const int lanes = 1 << plan.lane_bits, lane = thread() & (lanes - 1);
+    const int64_t map = channel / plan.channels, c = channel - map * plan.channels, n = map / plan.classes;
+    const auto* activations = plan.activations.at<const Element>(n, 0, c);
+    const auto* gradients = plan.gradients.at<const Element>(n, map - n * plan.classes, c);
+    const T* scores = reinterpret_cast<const T*>(plan.scores) + map * plan.pixels;
+    T total = T(0);
+    if constexpr (Rule::sums_activations) {
+        Chains<T> all;
+        unsigned count = 0;
+        for (int64_t p = lane; p < pixels; p += lanes)
+            all.add(static_cast<T>(wide(activations[Pixel(plan, p).in(plan.activations)])), count++);
+        total = channel_sum(all.total(), plan.lane_bits, scratch);
+    }
+    Chains<T> terms, along_total, products;
+    unsigned count = 0;
+    for (int64_t p = lane; p < pixels; p += lanes, ++count) {
+        const Pixel pixel(plan, p);
+        const auto term = slopes_at<Rule, T>(plan, activations, gradients, pixel, total);
+        terms.add(term.value, count);
+        if constexpr (Rule::sums_activations) along_total.add(term.slope[rules::Variables<Rule>::total], count);
+        products.add(static_cast<T>(wide(activations[pixel.in(plan.activations)])) * scores[p], count);
+    }
+    const auto sum = [&](const Chains<T>& chains) { return channel_sum(chains.total(), plan.lane_bits, scratch); };
+    const auto weight = rules::weight_slopes<Rule>(sum(terms), total, plan.pixels, static_cast<T>(plan.eps));
+    const T product = sum(products), by_total = Rule::sums_activations ? sum(along_total) : T(0);
+    return {weight.weight, product * weight.by_sum, product * (weight.by_sum * by_total + weight.by_total), total};
+}
+
+// sums [N, K, C]; of the channels from `first` on. For rules of weights.
+template <class Element, class T>
+__global__ void __launch_bounds__(threads, resident<T>)
+    sum_cam_slopes(const __grid_constant__ CamSlopes plan, ChannelSlopes<T>* sums, int64_t first) {
+    Carve carve(shared_memory());
+    T* scratch = plan.lane_bits > 5 ? carve.take<T>(threads / warp) : nullptr;
+    const int64_t channel = first + block_x() * (threads >> plan.lane_bits) + (thread() >> plan.lane_bits),
+                  count = plan.images * plan.classes * plan.channels;
+    const bool any = channel < count;
+    rules::with(plan.rule, [&](auto rule) {
+        using Rule = decltype(rule);
+        if constexpr (Rule::weights) {
+            const auto own =
+                channel_slopes<Rule, Element, T>(plan, any ? channel : count - 1, any ? plan.pixels : 0, scratch);
+            if (any && (thread() & ((1 << plan.lane_bits) - 1)) == 0) sums[channel] = own;
+        }
+    });
+}
+
+// All that is written of one pixel of one channel.
+template <class Rule, class Element, class T>
+__device__ void write_slopes(const CamSlopes& plan, const ChannelSlopes<T>* sums, int64_t n, int64_t c, int64_t p) {
+    using Variable = rules::Variables<Rule>;
+    const Pixel pixel(plan, p);
+    const auto* activations = plan.activations.at<const Element>(n, 0, c);
+    T of_activation = T(0);
+    for (int64_t k = 0; k < plan.classes; ++k) {
+        const int64_t map = n * plan.classes + k;
+        const T score = reinterpret_cast<const T*>(plan.scores)[map * plan.pixels + p];
+        ChannelSlopes<T> of{T(0), score, T(0), T(0)};
+        if constexpr (Rule::weights) of = sums[map * plan.channels + c];
+        const auto slopes =
+            slopes_at<Rule, T>(plan, activations, plan.gradients.at<const Element>(n, k, c), pixel, of.total);
+        if constexpr (Rule::weights) of_activation += of.weight * score;
+        if constexpr (Rule::reads_activations) of_activation += of.common * slopes.slope[Variable::activation];
+        if constexpr (Rule::sums_activations) of_activation += of.even;
+        if (plan.even && p != 0) continue;
+        Element* to = plan.of_gradients.at<Element>(n, k, c) + pixel.in(plan.of_gradients);
+#pragma unroll
+        for (int m = 0; m < Rule::moments; ++m) {
+            const T slope = of.common * slopes.slope[m];
+            to[m * plan.of_gradients.moment] =
+                narrow<Element>(plan.of_weights ? slope * static_cast<T>(plan.pixels) : slope);
+        }
+    }
+    plan.of_activations.at<Element>(n, 0, c)[pixel.in(plan.of_activations)] = narrow<Element>(of_activation);
+}
+
+// Of the images from `first` on, each by `tiles` blocks.
+template <class Element, class T>
+__global__ void __launch_bounds__(threads, resident<T>)
+    write_cam_slopes(const __grid_constant__ CamSlopes plan, const ChannelSlopes<T>* sums, int64_t tiles,
+                     int64_t first) {
+    const int64_t image = block_x() / tiles, tile = block_x() - image * tiles, count = plan.channels * plan.pixels,
+                  end = (tile + 1) * written < count ? (tile + 1) * written : count;
+    const int64_t inner = plan.by_channel ? plan.channels : plan.pixels;
+    rules::with(plan.rule, [&](auto rule) {
+        for (int64_t i = tile * written + thread(); i < end; i += threads) {
+            const int64_t outer = quotient(i, inner), rest = i - outer * inner;
+            write_slopes<decltype(rule), Element, T>(plan, sums, first + image, plan.by_channel ? rest : outer,
+                                                     plan.by_channel ? outer : rest);
+        }
+    });
+}
+
+}  // namespace fusedcam::cuda
