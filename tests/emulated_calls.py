@@ -10,6 +10,7 @@ import pytest
 
 import fusedcam
 from exporter import LEGACY, VERSIONED, Exporter, Managed, ManagedVersioned, is_valid
+from fusedcam import _native
 
 CUDA = 2
 get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
@@ -78,6 +79,49 @@ def refused(call, *words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def same_derivatives(call, given, results, options):
+    """Into poisoned arrays like the first `results` of those given, by both modules."""
+    found = []
+    for of in (np.asarray, Array):
+        places = [np.full(array.shape, np.nan, array.dtype) for array in given[:results]]
+        assert call(*map(of, given), *map(of, places), *options) is None
+        found.append(places)
+    for wanted, got in zip(*found, strict=True):
+        step = {"f2": 2e-3, "f4": 1e-5, "f8": 1e-13}[got.dtype.str[1:]]
+        np.testing.assert_allclose(got, wanted, rtol=step, atol=step * abs(wanted.astype("f8")).max())
+
+
+def derivatives(a, g):
+    """Of cam and resize, whose kernels write into what they are given."""
+    rng = np.random.default_rng()
+    activations, moments = abs(a), abs(np.stack([g, g**2, g**3])) + 0.25
+    for dtype, wide in (("f4", "f4"), ("f8", "f8"), ("f2", "f4")):
+        scores = rng.normal(size=(len(a), *a.shape[2:])).astype(wide)
+        first = activations.astype(dtype)
+        for method in fusedcam.METHODS:
+            second = (moments if method == "smoothgradcam++" else g).astype(dtype)
+            options = (False, method, 2, "first", 0.0, None)
+            same_derivatives(_native.cam_backward, (first, second, scores), 2, options)
+        weights = g[:, :, 0, 0].astype(dtype)
+        options = (True, "gradcam", 2, "first", 0.0, None)
+        same_derivatives(_native.cam_backward, (first, weights, scores), 2, options)
+        for normalize in (None, "max", "minmax"):
+            for size in ((33, 21), (4, 5), (50, 3, 9), (11,)):
+                kept = (len(a), *a.shape[1 : a.ndim - len(size)])
+                slopes = rng.normal(size=(*kept, *size)).astype(wide)
+                same_derivatives(_native.resize_backward, (a.astype(dtype), slopes), 1, (size, normalize, 0.25))
+
+    place, scores = np.full(a.shape, np.nan, "f4"), rng.normal(size=(len(a), *a.shape[2:])).astype("f4")
+    rest = (Array(g), Array(scores), Array(place), Array(place), False, "gradcam", 2, "first", 0.0, None)
+    refused(
+        lambda: _native.cam_backward(Array(a), *rest[:2], Array(place, device=1), *rest[3:]), "of_activations is on"
+    )
+    refused(lambda: _native.cam_backward(Array(a), rest[0], scores, *rest[2:]), "scores is on the CPU")
+    heat = Array(a), Array(a), place, a.shape[2:], None, 0.0
+    refused(lambda: _native.resize_backward(*heat), "heatmap is on cuda:0 but of_heatmap is on the CPU")
+    assert np.isnan(place).all()
+
+
 def main():
     rng = np.random.default_rng()
     a, g = rng.normal(size=(2, 2, 3, 40, 7, 6)).astype(np.float32)[:, 0]
@@ -122,6 +166,8 @@ def main():
     assert place.source.tobytes() == fusedcam.mask(floats[:, :1, :3, :20], scores, noise=added).tobytes()
     refused(lambda: fusedcam.mask(Array(floats), Array(a, device=1)), "image is on cuda:0", "heatmap is on cuda:1")
     refused(lambda: fusedcam.mask(Array(floats), a), "image is a Array but heatmap is a numpy.ndarray")
+
+    derivatives(a, g)
 
     out = np.full((3, 7, 6), np.nan, np.float32)
     place = Array(out)

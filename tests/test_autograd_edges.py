@@ -31,6 +31,16 @@ def test_no_images():
     fusedcam.resize(a, 9, normalize="minmax").sum().backward()
 
 
+def test_no_classes():
+    """Nothing counts, which is written too."""
+    a = torch.rand(2, 3, 4, 4, requires_grad=True)
+    poison = torch.full((2, 3, 4, 4), 7e5)
+    del poison
+    for method in ("gradcam", "layercam"):
+        (slope,) = torch.autograd.grad(fusedcam.cam(a, torch.rand(2, 0, 3, 4, 4), method=method).sum(), a)
+        assert not slope.any()
+
+
 def test_autocast_changes_nothing():
     a, g = torch.rand(2, 40, 5, 5), torch.randn(2, 40, 5, 5)
     leaf = a.clone().requires_grad_()
