@@ -4,12 +4,12 @@ BUGS = {
     # Barriers and waits.
     "no barrier before the weights are read": (
         "fold.cuh",
-        "tiles.channels(), space.weights);\n        block_barrier();",
-        "tiles.channels(), space.weights);",
+        "tiles, space.weights);\n            block_barrier();",
+        "tiles, space.weights);",
     ),
     "no barrier before a large map's weights are read": (
         "fold.cuh",
-        "gradients, count, weights);\n    block_barrier();",
+        "gradients, count, weights);\n        block_barrier();",
         "gradients, count, weights);",
     ),
     "a tile is copied over while it is read": (
@@ -30,8 +30,23 @@ BUGS = {
     ),
     "other blocks' sums are not waited for": (
         "cam.cuh",
-        "    cluster_arrive();\n    space.canvas.fill(begin, end);\n    cluster_wait();",
-        "    space.canvas.fill(begin, end);\n    block_barrier();",
+        "    cluster_arrive();\n"
+        "    Carve carve(shared_memory());\n"
+        "    const int rank = cluster_rank(), size = cluster_size();\n"
+        "    ClusterSpace<T> space(carve, plan, finish, size);\n"
+        "    const Frame& frame = finish.frame;\n"
+        "    const int64_t map = first_map + block_x() / size, begin = share(frame.out_height, rank, size),\n"
+        "                  end = share(frame.out_height, rank + 1, size);\n"
+        "    space.canvas.fill(begin, end);\n"
+        "    cluster_wait();\n",
+        "    Carve carve(shared_memory());\n"
+        "    const int rank = cluster_rank(), size = cluster_size();\n"
+        "    ClusterSpace<T> space(carve, plan, finish, size);\n"
+        "    const Frame& frame = finish.frame;\n"
+        "    const int64_t map = first_map + block_x() / size, begin = share(frame.out_height, rank, size),\n"
+        "                  end = share(frame.out_height, rank + 1, size);\n"
+        "    space.canvas.fill(begin, end);\n"
+        "    block_barrier();\n",
     ),
     "a block ends while others read its sums": (
         "cam.cuh",
@@ -87,22 +102,22 @@ BUGS = {
     ),
     "a group begins anew in every tile": ("fold.cuh", "(group - tiles.before() % groups + groups) % groups", "group"),
     "alpha is the sum, not the mean": (
-        "fold.cuh",
-        "Rule::weight(sum / static_cast<T>(plan.pixels))",
-        "Rule::weight(sum)",
+        "weigh.cuh",
+        "return sum / static_cast<T>(plan.pixels);",
+        "return sum;",
     ),
     "another class's gradients": ("fold.cuh", "image, map - image * plan.classes)", "image, 0)"),
     "rows and columns swapped on the way in": (
         "stage.cuh",
+        "row_offset(source, row) + column * source.column",
+        "row_offset(source, column) + row * source.column",
+    ),
+    "rows and columns of a large map swapped": (
+        "weigh.cuh",
         "row * source.row + column * source.column",
         "row * source.column + column * source.row",
     ),
-    "rows and columns of a large map swapped": (
-        "fold.cuh",
-        "row * source.row + (pixel",
-        "row * source.column + (pixel",
-    ),
-    "quads of large maps read as one at any stride": ("fold.cuh", "if (quad > 1 && vector_)", "if (quad > 1)"),
+    "quads of large maps read as one at any stride": ("weigh.cuh", "if (quad > 1 && vector_)", "if (quad > 1)"),
     "copied 16 bytes at a time at any stride": ("plan.hpp", "aligned(16) && tile_size % 16 == 0)", "true)"),
     "the middle of an odd number of groups is lost": ("fold.cuh", "half = (groups + 1) / 2;", "half = groups / 2;"),
     "a part's share of the rows is skipped": ("map.cuh", "(block < rows % blocks ? block : rows % blocks)", "0"),
@@ -121,8 +136,75 @@ BUGS = {
         "place[j * out_step]",
     ),
     "masked images read in runs at any stride": ("mask.cuh", "masking.image_vector && count", "count"),
+    # Derivatives.
+    "no barrier before the warps' parts of a channel's sum are read": (
+        "cam_backward.cuh",
+        "scratch[thread() / warp] = value;\n    block_barrier();",
+        "scratch[thread() / warp] = value;",
+    ),
+    "a channel's next sum overwrites the one that is read": (
+        "cam_backward.cuh",
+        "sum += scratch[i];\n    block_barrier();",
+        "sum += scratch[i];",
+    ),
+    "a derivative of the last class alone": (
+        "cam_backward.cuh",
+        "of_activation += of.weight * score",
+        "of_activation = of.weight * score",
+    ),
+    "a derivative by another class's gradients": (
+        "cam_backward.cuh",
+        "plan.gradients.at<const Element>(n, k, c), pixel",
+        "plan.gradients.at<const Element>(n, 0, c), pixel",
+    ),
+    "terms do not change with the sum of activations": (
+        "cam_backward.cuh",
+        "weight.by_sum * by_total + weight.by_total",
+        "weight.by_total",
+    ),
+    "a derivative's rows and columns swapped": (
+        "cam_backward.cuh",
+        "z_ * planes.slice + y_ * planes.row + along",
+        "z_ * planes.slice + y_ * planes.column + x_ * planes.row",
+    ),
+    "neighbouring channels are taken for pixels": (
+        "cam_backward.cuh",
+        "plan.by_channel ? rest : outer",
+        "outer",
+    ),
+    "a channel's last pixels are not added": (
+        "cam_backward.cu",
+        "plan.pixels > 2048) plan.lane_bits = 8;",
+        "plan.pixels > 2048) plan.lane_bits = 7;",
+    ),
+    "no barrier before the warps' ties are read": (
+        "resize_backward.cuh",
+        "scratch[thread() / warp] = sums;\n    block_barrier();",
+        "scratch[thread() / warp] = sums;",
+    ),
+    "ties of a warp's first pixels alone": ("resize_backward.cuh", "warp_sum(sums.highs)", "sums.highs"),
+    "the extremes of the first block alone": (
+        "resize_backward.cuh",
+        "i < plan.tiles; ++i) {\n            const auto& part",
+        "i < 1; ++i) {\n            const auto& part",
+    ),
+    "the first launch's maps in every one": (
+        "resize_backward.cuh",
+        "given_slopes<T>(plan, first + map) + at.line",
+        "given_slopes<T>(plan, map) + at.line",
+    ),
+    "the weights of an output's two inputs swapped": (
+        "resize_backward.cuh",
+        "at.low == x ? 1 - weight : at.high == x ? weight",
+        "at.low == x ? weight : at.high == x ? 1 - weight",
+    ),
+    "the workspace is a row too small": (
+        "resize_backward.cu",
+        "pieces.take<double>(together_ * plan_.row_pixels())",
+        "pieces.take<double>(together_ * plan_.row_pixels() - 64)",
+    ),
     # Memory.
-    "a channel beyond the last is written": ("fold.cuh", "lane == 0 && own < channels", "lane == 0"),
+    "a channel beyond the last is written": ("weigh.cuh", "lane == 0 && own < channels", "lane == 0"),
     "the palette overruns its piece": (
         "draw.cuh",
         "carve.take<uint8_t>(palette_bytes);",

@@ -85,7 +85,7 @@ __device__ auto slopes_at(const CamSlopes& plan, const Element* activations, con
 // The sum of all that the threads of a channel have, in each of them; `scratch` has room for one a warp where they are
 // the whole block.
 template <class T>
-__device__ T channel_sum(T value, int lane_bits, T* scratch) {
+__device__ T group_sum(T value, int lane_bits, T* scratch) {
     const int lanes = 1 << lane_bits;
     for (int step = (lanes < warp ? lanes : warp) / 2; step > 0; step /= 2) value += shuffle_xor(value, step);
     if (lanes <= warp) return value;
@@ -111,7 +111,7 @@ __device__ ChannelSlopes<T> channel_slopes(const CamSlopes& plan, int64_t channe
         unsigned count = 0;
         for (int64_t p = lane; p < pixels; p += lanes)
             all.add(static_cast<T>(wide(activations[Pixel(plan, p).in(plan.activations)])), count++);
-        total = channel_sum(all.total(), plan.lane_bits, scratch);
+        total = group_sum(all.total(), plan.lane_bits, scratch);
     }
     Chains<T> terms, along_total, products;
     unsigned count = 0;
@@ -122,7 +122,7 @@ __device__ ChannelSlopes<T> channel_slopes(const CamSlopes& plan, int64_t channe
         if constexpr (Rule::sums_activations) along_total.add(term.slope[rules::Variables<Rule>::total], count);
         products.add(static_cast<T>(wide(activations[pixel.in(plan.activations)])) * scores[p], count);
     }
-    const auto sum = [&](const Chains<T>& chains) { return channel_sum(chains.total(), plan.lane_bits, scratch); };
+    const auto sum = [&](const Chains<T>& chains) { return group_sum(chains.total(), plan.lane_bits, scratch); };
     const auto weight = rules::weight_slopes<Rule>(sum(terms), total, plan.pixels, static_cast<T>(plan.eps));
     const T product = sum(products), by_total = Rule::sums_activations ? sum(along_total) : T(0);
     return {weight.weight, product * weight.by_sum, product * (weight.by_sum * by_total + weight.by_total), total};
