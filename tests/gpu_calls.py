@@ -49,9 +49,25 @@ def check(device: torch.device) -> int:
             masked = fusedcam.mask(floats, a[:, :4])
             assert torch.equal(masked.cpu(), fusedcam.mask(floats.cpu(), a[:, :4].cpu()))
             done += 1
+        done += derivatives(a[:, :40], g[:, :40])
         colours = fusedcam.colorize(raw, normalize="minmax")
         assert torch.equal(colours.cpu(), fusedcam.colorize(raw.cpu(), normalize="minmax"))
     return done
+
+
+def derivatives(a: torch.Tensor, g: torch.Tensor) -> int:
+    """The same of derivatives, of a rule of weights and one of products."""
+    for method, size in itertools.product(("gradcam", "xgradcam", "layercam"), (None, (61, 44))):
+        found = []
+        for device in (a.device, torch.device("cpu")):
+            leaves = [one.to(device).clone().requires_grad_() for one in (a.abs(), g)]
+            heat = fusedcam.cam(*leaves, method=method, size=size)
+            slopes = torch.linspace(-1, 1, heat.numel(), device=device, dtype=heat.dtype).reshape(heat.shape)
+            found.append([one.cpu().double() for one in torch.autograd.grad(heat, leaves, slopes)])
+        step = {torch.float32: 2e-4, torch.float64: 1e-9}.get(a.dtype, 8 * torch.finfo(a.dtype).eps)
+        for got, wanted in zip(*found, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=step * float(wanted.abs().max()) + 6e-8)
+    return 6
 
 
 if __name__ == "__main__":

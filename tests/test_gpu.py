@@ -7,6 +7,8 @@ import torch
 import fusedcam
 import gpu_calls
 import reference
+from cases import MOMENTS
+from fusedcam.torch import differentiating
 
 MISSING = fusedcam.info()["cuda"] or ("" if torch.cuda.is_available() else "torch has no CUDA")
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no GPU: {MISSING}")
@@ -126,18 +128,65 @@ def test_arrays_apart_are_refused(arrays):
         fusedcam.cam(a.cpu(), g)
 
 
-@pytest.mark.parametrize("given", [{"size": 30}, {"normalize": None}, {"method": "gradcam++", "size": (20, 9)}])
-def test_derivatives_agree_with_the_cpu(arrays, given):
-    a, g = (one[:, :16].contiguous() for one in arrays)
-    g = g.abs() if "method" in given else g
+SHAPES = {
+    "image": ((2, 24, 19, 14), {}),
+    "unresized": ((2, 24, 19, 14), {"normalize": None, "relu": False}),
+    "large": ((1, 5, 130, 90), {"size": (40, 200)}),
+    "volume": ((2, 7, 4, 6, 5), {"spatial": 3, "size": (9, 6, 11)}),
+    "channels last": ((2, 9, 8, 40), {"layout": "last", "normalize": "max", "size": 20}),
+    "tokens": ((2, 1 + 6 * 7, 33), {"tokens": (6, 7), "size": 20}),
+}
+
+
+@pytest.mark.parametrize("dtype", gpu_calls.DTYPES)
+@pytest.mark.parametrize(("shape", "given"), SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("method", list(fusedcam.METHODS))
+def test_derivatives_against_float64(method, shape, given, dtype):
+    a, g = torch.rand(shape, device="cuda") + 0.1, torch.randn(shape, device="cuda")
+    if method in MOMENTS:
+        g = torch.stack([g, g**2, g**3]).abs() + 0.25
+    leaves = [one.to(dtype).requires_grad_() for one in (a, g)]
+    wide = [one.detach().cpu().double().requires_grad_() for one in leaves]
     found = []
-    for device in ("cuda", "cpu"):
-        leaves = [one.to(device).requires_grad_() for one in (a, g)]
-        heat = fusedcam.cam(*leaves, **given)
-        slopes = torch.linspace(-1, 1, heat.numel(), device=device).reshape(heat.shape)
-        found.append([one.cpu() for one in torch.autograd.grad(heat, leaves, slopes)])
-    for got, wanted in zip(*found, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+    for inputs in (leaves, wide):
+        heat = fusedcam.cam(*inputs, method=method, **given)
+        slopes = torch.linspace(-1, 1, heat.numel(), dtype=heat.dtype, device=heat.device).reshape(heat.shape)
+        found.append(torch.autograd.grad(heat, inputs, slopes, retain_graph=True))
+        if inputs is leaves:
+            again = torch.autograd.grad(heat, inputs, slopes)
+            assert all(map(torch.equal, found[0], again)), "another run, other bits"
+    step = {torch.float32: 2e-5, torch.float64: 1e-11}.get(dtype, 4 * torch.finfo(dtype).eps)
+    for got, exact in zip(*found, strict=True):
+        assert (got.dtype, got.device.type) == (dtype, "cuda")
+        assert abs(got.cpu().double() - exact).max() <= step * abs(exact).max() + 6e-8  # float16's smallest step
+
+
+def test_derivatives_are_those_of_kernels(arrays, monkeypatch):
+    a = arrays[0].clone().requires_grad_()
+    monkeypatch.setattr(differentiating.formulas, "cam", None)
+    monkeypatch.setattr(differentiating.formulas, "resize", None)
+    fusedcam.cam(a, arrays[1], size=30).sum().backward()
+    fusedcam.cam(a, weights=arrays[1][:, :, 0, 0], size=30).sum().backward()
+    assert a.grad.abs().sum() > 0
+
+
+def test_derivatives_are_in_order_on_the_callers_stream(arrays):
+    a, g = arrays
+    slopes = torch.randn(8, 30, 30, device="cuda")
+
+    def derivative(slopes):
+        leaf = a.clone().requires_grad_()
+        (found,) = torch.autograd.grad(fusedcam.cam(leaf, g, size=30), leaf, slopes)
+        return found
+
+    wanted = derivative(slopes * 2)
+    side = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)  # the slopes are written late, and on this stream alone
+        found = derivative(slopes * 2)
+    side.synchronize()
+    assert torch.equal(found, wanted)
 
 
 def test_compiled_with_cuda_graphs(arrays):
