@@ -5,11 +5,13 @@
 
 namespace test {
 
-// Within `loose` times what rounding costs where values are of the size of the largest, and half a step of the type.
-inline void check_close(const Array& got, const Array& exact, double loose, const char* what, int round) {
+// Within `loose` times what rounding costs where values are of the size of the largest, or of what cancelled out to
+// them, and half a step of the type.
+inline void check_close(const Array& got, const Array& exact, double loose, const char* what, int round,
+                        double cancelled = 1e-3) {
     const DType dtype = got.view().dtype;
     const double step = dtype == DType::float16 ? 0x1p-11 : dtype == DType::bfloat16 ? 0x1p-8 : 0;
-    double largest = 1e-3;
+    double largest = cancelled;
     for (int64_t i = 0; i < exact.view().shape.count(); ++i)
         if (std::isfinite(exact.get(i))) largest = std::max(largest, std::abs(exact.get(i)));
     for (int64_t i = 0; i < exact.view().shape.count(); ++i) {

@@ -25,6 +25,26 @@ Shape result_of(const Shape& shape, const Size& size, int64_t spatial) {
     return result;
 }
 
+// The size of what is added up for a pixel: slopes of about 1, over what their map is divided by.
+double summed(const Resized& given) {
+    ResizeCall call = plan_resize(given.heatmap.view(), given.size, Normalize::none, given.spatial);
+    const Array out(call.result, result_dtype(given.heatmap.view().dtype));
+    call.out = out.view();
+    cpu::resize(call);
+    const int64_t count = call.result.count(), each = given.size.height * given.size.width * given.size.depth;
+    double least = 1;
+    for (int64_t first = 0; first < count; first += each) {
+        double low = 0, high = 0;
+        for (int64_t i = first; i < first + each; ++i) {
+            low = i > first ? std::min(low, out.get(i)) : out.get(i);
+            high = i > first ? std::max(high, out.get(i)) : out.get(i);
+        }
+        if (given.normalize.by == Normalize::max) low = 0;
+        if (given.normalize.any() && high > low) least = std::min(least, high - low + given.normalize.eps);
+    }
+    return std::sqrt(static_cast<double>(each)) / least;
+}
+
 // The CPU's of the same type finds the same extremes, and adds up in float64 too.
 void check_resized(const Resized& given, int device, const char* what, int round) {
     const ArrayView& from = given.heatmap.view();
@@ -32,7 +52,7 @@ void check_resized(const Resized& given, int device, const char* what, int round
     cpu::resize_backward(given.into(wanted));
     const Array got = poisoned(from.shape, from.dtype);
     run_on(device, given.into(got), cuda::resize_backward);
-    check_close(got, wanted, 1, what, round);
+    check_close(got, wanted, 1, what, round, summed(given));
 }
 
 }  // namespace
