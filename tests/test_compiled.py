@@ -184,6 +184,9 @@ class Pooled(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
         self.last = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU())
         self.head = nn.Linear(6, 5)
+        with torch.no_grad():  # so that no map is empty
+            self.last[0].bias += 1
+            self.head.weight.abs_()
 
     def forward(self, x):
         return self.head(self.last(self.body(x)).mean((2, 3)))

@@ -63,8 +63,8 @@ class Cam {
         typename ChannelReader<Rule, T>::Scratch reader;
     };
 
-    // As many classes as keep all blocks' sums in cache, but a few even of large maps, whose activations would else come
-    // from memory once for every class.
+    // As many classes as keep all blocks' sums in cache, but a few even of large maps, whose activations would else
+    // come from memory once for every class.
     int64_t class_group() const {
         if (classes_ <= 1) return 1;
         const int64_t most = 65536 / pixels_;

@@ -129,8 +129,8 @@ struct SmallMap {
     }
 };
 
-// x86 processors without AVX2 are from before 2013: a loop for every size of small maps, which gives the same bits as the
-// loops for any size, would only make their code larger, and double the time that it takes to compile it.
+// x86 processors without AVX2 are from before 2013: a loop for every size of small maps, which gives the same bits as
+// the loops for any size, would only make their code larger, and double the time that it takes to compile it.
 #if defined(__x86_64__) && !defined(__AVX2__)
 constexpr bool loop_for_every_size = false;
 #else
