@@ -79,8 +79,8 @@ def describe(output: Any) -> str:
 
 
 def are_probabilities(rows: Tensor) -> bool:
-    """Whether every row of [..., classes] is non-negative and sums to 1, as after a softmax."""
-    tolerance = max(1e-3, rows.shape[-1] ** 0.5 * torch.finfo(rows.dtype).eps)
+    """Whether every row of [..., classes] is non-negative and sums to 1 but for rounding, as after a softmax."""
+    tolerance = max(1e-5, 8 * rows.shape[-1] ** 0.5 * torch.finfo(rows.dtype).eps)
     rows = rows.detach().double()
     return bool(((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() < tolerance)).all())
 
