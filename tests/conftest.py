@@ -1,5 +1,6 @@
 """Parameters with readable ids, memory layouts, and the one rule: how far a result may be from the oracle."""
 
+import gc
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -112,6 +113,12 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     seed = np.random.SeedSequence().entropy
     print(f"seed of {request.node.name}: {seed}")
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _left_by_others() -> None:
+    """Goes now: peers' objects write to tensors when they go, which must not be while one is traced."""
+    gc.collect()
 
 
 @pytest.fixture
