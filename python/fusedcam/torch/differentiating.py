@@ -12,8 +12,6 @@ from .formulas import Options
 
 __all__ = ["Cam", "Resize", "cam_slopes", "has_memory", "native_cam", "native_resize"]
 
-_KERNELS = ("cpu", "cuda")
-"""Devices for which there are backward kernels."""
 _EVEN = ("gradcam",)
 """Methods whose scores change alike with the gradients of all of a channel's pixels."""
 
@@ -108,8 +106,6 @@ def cam_slopes(
     Args:
         raw: the maps before resampling and normalisation, where they are known.
     """
-    if activations.device.type not in _KERNELS:
-        return _on_other_device(activations, second, slopes, options)
     if options.by_weights and activations.ndim == options.inner + 1 and len(second) == 1 != len(activations):
         rows = second.expand(len(activations), *second.shape[1:])  # one for all images
         of_activations, of_rows = cam_slopes(activations, rows, slopes, options, raw)
@@ -159,21 +155,7 @@ def _dense_like(array: Tensor) -> Tensor:
 
 def resize_slopes(heatmap: Tensor, slopes: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
     """What sum(slopes * resize(heatmap)) changes by with the heatmap."""
-    if heatmap.device.type not in _KERNELS:
-        leaf = heatmap.detach().requires_grad_()
-        with torch.enable_grad():
-            (found,) = torch.autograd.grad(formulas.resize(leaf, size, normalize, eps), leaf, slopes)
-        return found
     of_heatmap = _dense_like(heatmap)
     dtype = torch.float64 if heatmap.dtype == torch.float64 else torch.float32
     _native.resize_backward(heatmap.detach(), slopes.to(dtype).contiguous(), of_heatmap, tuple(size), normalize, eps)
     return of_heatmap
-
-
-def _on_other_device(activations: Tensor, second: Tensor, slopes: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    leaves = [one.detach().requires_grad_() for one in (activations, second)]
-    with torch.enable_grad():
-        first, other = torch.autograd.grad(
-            formulas.cam(leaves[0], leaves[1], options), leaves, slopes, materialize_grads=True
-        )
-    return first, other

@@ -1,7 +1,6 @@
 """cam and resize in PyTorch's own operations: what autograd and torch.func differentiate where no kernel does.
 
-The values are those of the kernels but for rounding. The derivatives of derivatives come from here, and on devices
-other than the CPU and CUDA the derivatives too.
+The values are those of the kernels but for rounding. The derivatives of derivatives come from here.
 """
 
 from collections.abc import Sequence
