@@ -46,8 +46,10 @@ def test_a_row_of_zeros_costs_two_runs(x):
         explain(x, targets=[6, 7, 8])
 
 
-def test_dead_classes_are_maps_of_zeros(x):
-    """Behind a dead ReLU all gradients are zero, and another output of the layer brings them to life."""
+@pytest.mark.parametrize("size", [(7, 6), (300, 200)])
+def test_dead_classes_are_maps_of_zeros(size):
+    """Behind a dead ReLU all gradients are zero, and another output of the layer brings them to life, mean or not."""
+    x = torch.rand(3, 3, *size)
     hidden = nn.Linear(CHANNELS, 2 * CHANNELS)
     model = Headed(nn.Sequential(Mean((2, 3)), hidden, nn.ReLU(), nn.Linear(2 * CHANNELS, CLASSES))).eval()
     with torch.no_grad():

@@ -61,6 +61,10 @@ class Form(NamedTuple):
     def are_tokens(self, tensor: Tensor, n: int) -> bool:
         return self.spatial == 2 and tensor.ndim == 3 and _is_batch(tensor, n)
 
+    def channel_axis(self, output: Tensor, n: int) -> int:
+        """Of a map, or of tokens [N, T, C]."""
+        return 1 if self.layout == "first" and self.is_map(output, n) else output.ndim - 1
+
     def pixels(self, maps: Tensor) -> int:
         """How many a map has."""
         extents = maps.shape[2:] if self.layout == "first" else maps.shape[1:-1]

@@ -195,7 +195,11 @@ class Disturber(Watch):
             return None
         # From a generator of its own: the caller's random numbers stay as they are. Large, so that ReLUs come alive.
         source = torch.Generator().manual_seed(call)
-        noise = torch.randn(activations.shape, generator=source, device="cpu").to(activations)
+        channels = self.form.channel_axis(activations, self.n)
+        mean = [size if axis in (0, channels) else 1 for axis, size in enumerate(activations.shape)]
+        # What each channel gets as a whole stays where a head takes the mean, which noise alone would vanish from.
+        each, lift = (torch.randn(shape, generator=source, device="cpu") for shape in (activations.shape, mean))
+        noise = (each + lift).to(activations)
         noise[:, : self.skipped] = 0
         return replaced(output, activations, activations + noise * (10 * activations.abs().amax() + 10))
 
