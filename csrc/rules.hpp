@@ -27,6 +27,20 @@ FUSEDCAM_HD std::enable_if_t<std::is_floating_point_v<T>, T> unless_zero(T divis
     return divisor == T(0) ? T(0) : value;
 }
 
+// What Grad-CAM++ and Smooth Grad-CAM++ divide, apart from their rules: slopes.hpp has slopes of its own for them,
+// since the quotient rule's would be lost in float32, to the difference of nearly equal numbers and to eps / g^3.
+template <class V, class T>
+FUSEDCAM_HD V plusplus_term(const V& positive, const V& sum, T eps) {
+    const V divisor = V(T(2)) + sum * positive;
+    if (eps == T(0)) return positive / divisor;
+    return unless_zero(positive, positive / (divisor + V(eps) / (positive * positive)));
+}
+template <class V, class T>
+FUSEDCAM_HD V smooth_plusplus_term(const V& positive, const V& second, const V& third, const V& sum, T eps) {
+    const V divisor = V(T(2)) * second + sum * third + V(eps);
+    return unless_zero(divisor, positive * (second / divisor));
+}
+
 // What rules of weights have unless they say otherwise.
 struct Weights {
     static constexpr bool weights = true;
@@ -61,11 +75,7 @@ struct GradCamPlusPlus : Weights {
 
     template <class V, class T>
     FUSEDCAM_HD static V term(const V&, const V (&g)[1], const V& sum, T eps) {
-        const V positive = positive_part(g[0]);
-        V divisor = V(T(2)) + sum * positive;
-        if (eps == T(0)) return positive / divisor;
-        divisor = divisor + V(eps) / (positive * positive);
-        return unless_zero(positive, positive / divisor);  // for its slope: the value is 0 as it is
+        return plusplus_term(positive_part(g[0]), sum, eps);
     }
     template <class T>
     FUSEDCAM_HD static T weight(T sum, T, T) {
@@ -81,8 +91,7 @@ struct SmoothGradCamPlusPlus : Weights {
 
     template <class V, class T>
     FUSEDCAM_HD static V term(const V&, const V (&g)[3], const V& sum, T eps) {
-        const V divisor = V(T(2)) * g[1] + sum * g[2] + V(eps);
-        return unless_zero(divisor, positive_part(g[0]) * (g[1] / divisor));
+        return smooth_plusplus_term(positive_part(g[0]), g[1], g[2], sum, eps);
     }
     template <class T>
     FUSEDCAM_HD static T weight(T sum, T, T) {

@@ -59,6 +59,40 @@ FUSEDCAM_HD Dual<V, n> unless_zero(const Dual<V, n>& divisor, const Dual<V, n>& 
     for (int i = 0; i < n; ++i) result.slope[i] = unless_zero(divisor.value, a.slope[i]);
     return result;
 }
+// A function's slopes from those along its arguments; where an argument does not change, theirs are of no account.
+template <class V, int n, int arguments>
+FUSEDCAM_HD Dual<V, n> chained(const V& value, const V (&along)[arguments], const Dual<V, n>* const (&of)[arguments]) {
+    Dual<V, n> result;
+    result.value = value;
+    for (int i = 0; i < n; ++i) {
+        result.slope[i] = V(0);
+        for (int j = 0; j < arguments; ++j)
+            result.slope[i] = result.slope[i] + unless_zero(of[j]->slope[i], along[j] * of[j]->slope[i]);
+    }
+    return result;
+}
+
+// g / D with D = 2 + S g + q and q = eps / g^2: (2 + 3 q) / D^2 along g, and -(g / D)^2 along S. q may be infinite.
+template <class V, int n, class T>
+FUSEDCAM_HD Dual<V, n> plusplus_term(const Dual<V, n>& positive, const Dual<V, n>& sum, T eps) {
+    const V g = positive.value, plain = V(T(2)) + sum.value * g, q = V(eps) / (g * g);
+    const V inverse = V(T(1)) / (eps == T(0) ? plain : plain + q), ratio = g * inverse;
+    V along = V(T(2)) * inverse;
+    if (eps != T(0)) along = along + V(T(3)) / (V(T(1)) + plain / q);
+    const V slopes[] = {along * inverse, V(T(0)) - ratio * ratio};
+    return chained(plusplus_term(g, sum.value, eps), slopes, {&positive, &sum});
+}
+// p g2 / D with D = 2 g2 + S g3 + eps.
+template <class V, int n, class T>
+FUSEDCAM_HD Dual<V, n> smooth_plusplus_term(const Dual<V, n>& positive, const Dual<V, n>& second,
+                                            const Dual<V, n>& third, const Dual<V, n>& sum, T eps) {
+    const V rest = sum.value * third.value + V(eps), divisor = V(T(2)) * second.value + rest;
+    const V ratio = second.value / divisor, each = V(T(0)) - positive.value * ratio;
+    const V slopes[] = {ratio, positive.value * (rest / divisor / divisor), each * (sum.value / divisor),
+                        each * (third.value / divisor)};
+    const V value = smooth_plusplus_term(positive.value, second.value, third.value, sum.value, eps);
+    return unless_zero(Dual<V, n>(divisor), chained(value, slopes, {&positive, &second, &third, &sum}));
+}
 
 // The variables of what a rule adds up, in this order: the gradient or its moments, the activation where the rule reads
 // it, the sum of the channel's activations where it takes that.

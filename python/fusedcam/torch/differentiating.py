@@ -1,5 +1,6 @@
 """cam and resize as autograd's functions: kernels forward and back; formulas for what is beyond them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,19 @@ from .._frameworks import kernels_alone
 from . import formulas
 from .formulas import Options
 
-__all__ = ["Cam", "Resize", "cam_slopes", "has_memory", "native_cam", "native_resize"]
+__all__ = [
+    "Cam",
+    "Resize",
+    "cam_slopes",
+    "cam_slopes_by_formula",
+    "derived",
+    "has_memory",
+    "like_inputs",
+    "native_cam",
+    "native_resize",
+    "resize_slopes",
+    "resize_slopes_by_formula",
+]
 
 _EVEN = ("gradcam",)
 """Methods whose scores change alike with the gradients of all of a channel's pixels."""
@@ -51,10 +64,9 @@ class Cam(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> Any:
         activations, second, raw = ctx.saved_tensors
-        inputs = [activations, second]
         # A derivative's derivative is asked for, or many derivatives at once.
         if torch.is_grad_enabled() or not has_memory(slopes):
-            found = _by_formula(lambda a, g: formulas.cam(a, g, ctx.options), inputs, slopes, ctx.needs_input_grad)
+            found = cam_slopes_by_formula(activations, second, slopes, ctx.options, ctx.needs_input_grad)
         else:
             found = list(cam_slopes(activations, second, slopes, ctx.options, raw))
         return *(one if needed else None for one, needed in zip(found, ctx.needs_input_grad, strict=False)), None
@@ -73,7 +85,7 @@ class Resize(torch.autograd.Function):
     def backward(ctx: Any, slopes: Tensor) -> Any:
         (heatmap,) = ctx.saved_tensors
         if torch.is_grad_enabled() or not has_memory(slopes):
-            found = _by_formula(lambda maps: formulas.resize(maps, *ctx.options), [heatmap], slopes, [True])[0]
+            found = resize_slopes_by_formula(heatmap, slopes, *ctx.options)
         else:
             found = resize_slopes(heatmap, slopes, *ctx.options)
         return found, None, None, None
@@ -89,12 +101,38 @@ def has_memory(tensor: Any) -> bool:
         return False
 
 
-def _by_formula(formula: Any, inputs: list[Tensor], slopes: Tensor, needed: Any) -> list[Tensor | None]:
-    """The derivatives, themselves recorded."""
-    wanted = [one for one, needs in zip(inputs, needed, strict=False) if needs]
+def derived(
+    function: Any, inputs: Sequence[Tensor], slopes: Sequence[Tensor], needed: Sequence[bool] | None = None
+) -> list[Tensor | None]:
+    """What sum(slopes * function(*inputs)) changes by with each input, or with those that are needed; itself recorded.
+
+    By that one alone: an input may be computed from another, or be the same tensor, and who differentiates adds what
+    comes that way. So each stands for itself here, with a way back to what it was.
+    """
+    wanted = [True] * len(inputs) if needed is None else needed[: len(inputs)]
     with torch.enable_grad():
-        found = iter(torch.autograd.grad(formula(*inputs), wanted, slopes, create_graph=True, materialize_grads=True))
-    return [next(found) if needs else None for _, needs in zip(inputs, needed, strict=False)]
+        own = [
+            one.view_as(one) if one.requires_grad else one.detach().requires_grad_(needs)
+            for one, needs in zip(inputs, wanted, strict=True)
+        ]
+        variables = [one for one, needs in zip(own, wanted, strict=True) if needs]
+        found = torch.autograd.grad(function(*own), variables, slopes, create_graph=True, materialize_grads=True)
+    each = iter(found)
+    return [next(each) if needs else None for needs in wanted]
+
+
+def cam_slopes_by_formula(
+    activations: Tensor, second: Tensor, slopes: Tensor, options: Options, needed: Sequence[bool] | None = None
+) -> Any:
+    """`cam_slopes`, itself recorded."""
+    return derived(lambda a, g: [formulas.cam(a, g, options)], (activations, second), [slopes], needed)
+
+
+def resize_slopes_by_formula(
+    heatmap: Tensor, slopes: Tensor, size: tuple[int, ...], normalize: str | None, eps: float
+) -> Any:
+    """`resize_slopes`, itself recorded."""
+    return derived(lambda maps: [formulas.resize(maps, size, normalize, eps)], [heatmap], [slopes])[0]
 
 
 def cam_slopes(

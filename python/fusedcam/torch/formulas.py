@@ -138,10 +138,13 @@ def _gradcam_plusplus(a: Tensor, g: Tensor, eps: float) -> Tensor:
     total = a.sum(-1)[:, None, :, None]
     positive = g > 0
     safe = torch.where(positive, g, torch.ones_like(g))  # where it is not, neither value nor derivative counts
-    divisor = 2 + total * safe
-    if eps:
-        divisor = divisor + eps / (safe * safe)
-    terms = torch.where(positive, safe / divisor, 0 * g.relu())  # NaN stays
+    own, numerator = torch.zeros_like(safe), torch.ones_like(safe)
+    if eps:  # eps / g^2 where that is at most 1; the whole fraction times g^2 / eps where it might overflow
+        root = eps**0.5
+        small = safe < root
+        own = torch.where(small, 1.0, (root / torch.where(small, 1.0, safe)).square())
+        numerator = torch.where(small, (safe / root).square(), 1.0)
+    terms = torch.where(positive, safe * numerator / ((2 + total * safe) * numerator + own), 0 * g.relu())  # NaN stays
     return _weighted(terms.sum(-1), a)
 
 

@@ -13,7 +13,16 @@ from torch import Tensor
 from .. import _colormaps, _native
 from .._frameworks import kernels_alone
 from .checking import check_cam, check_size
-from .differentiating import cam_slopes, like_inputs, native_cam, native_resize, resize_slopes
+from .differentiating import (
+    cam_slopes,
+    cam_slopes_by_formula,
+    derived,
+    like_inputs,
+    native_cam,
+    native_resize,
+    resize_slopes,
+    resize_slopes_by_formula,
+)
 from .formulas import Options
 
 __all__ = ["cam", "colorize", "overlay", "resize"]
@@ -29,6 +38,16 @@ def _options(given: Sequence[Any]) -> Options:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _keeping(tensors: int) -> Any:
+    """What keeps an operator's first arguments, and all others, for its derivative."""
+
+    def keep(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.given = inputs[tensors:]
+
+    return keep
 
 
 @torch.library.custom_op("fusedcam::cam", mutates_args=())
@@ -98,9 +117,13 @@ def _(activations: Tensor, second: Tensor, slopes: Tensor, *given: Any) -> tuple
     return like_inputs(activations, second, _options(given))
 
 
-def _keep_inputs(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.given = inputs[2:]
+def _cam_backward_again(ctx: Any, *slopes: Tensor) -> Any:
+    options = _options(ctx.given)
+    found = derived(lambda a, g, s: cam_slopes_by_formula(a, g, s, options), ctx.saved_tensors, slopes)
+    return *found, *(None for _ in ctx.given)
+
+
+cam_backward.register_autograd(_cam_backward_again, setup_context=_keeping(3))
 
 
 def _cam_backward(ctx: Any, slopes: Tensor) -> Any:
@@ -108,7 +131,7 @@ def _cam_backward(ctx: Any, slopes: Tensor) -> Any:
     return first, second, *(None for _ in ctx.given)
 
 
-cam.register_autograd(_cam_backward, setup_context=_keep_inputs)
+cam.register_autograd(_cam_backward, setup_context=_keeping(2))
 
 
 @torch.library.custom_op("fusedcam::resize", mutates_args=())
@@ -137,16 +160,22 @@ def _(heatmap: Tensor, slopes: Tensor, size: Sequence[int], normalize: str | Non
     return heatmap.new_empty(heatmap.shape)
 
 
-def _keep_heatmap(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(inputs[0])
-    ctx.given = inputs[1:]
+def _resize_backward_again(ctx: Any, slopes: Tensor) -> Any:
+    size, *given = ctx.given
+    found = derived(
+        lambda maps, s: [resize_slopes_by_formula(maps, s, tuple(size), *given)], ctx.saved_tensors, [slopes]
+    )
+    return *found, *(None for _ in ctx.given)
+
+
+resize_backward.register_autograd(_resize_backward_again, setup_context=_keeping(2))
 
 
 def _resize_backward(ctx: Any, slopes: Tensor) -> Any:
     return torch.ops.fusedcam.resize_backward(*ctx.saved_tensors, slopes, *ctx.given), None, None, None
 
 
-resize.register_autograd(_resize_backward, setup_context=_keep_heatmap)
+resize.register_autograd(_resize_backward, setup_context=_keeping(1))
 
 
 def named(table: Any) -> str:
