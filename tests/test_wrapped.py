@@ -123,6 +123,30 @@ both = [torch.zeros_like(total), torch.zeros_like(total)]
 dist.all_gather(both, total)
 assert torch.equal(*both)
 """
+TRAINED = """
+import copy
+import torch.nn.functional as F
+
+classes, mask = torch.tensor([1, 2]), torch.rand(2, 9, 9)
+
+
+def loss(explain, images):
+    heat = explain(images, targets=classes, relu=False)
+    return ((heat - mask) ** 2).mean() + F.cross_entropy(explain.output, classes)
+
+
+net.double()
+alone, wanted = copy.deepcopy(net).eval(), []
+for other in range(2):
+    found = loss(GradCAM(alone, "0", create_graph=True), x.double() * (1 + other))
+    wanted.append(torch.autograd.grad(found, list(alone.parameters())))
+model = nn.parallel.DistributedDataParallel(net).eval()
+for compiled in (model, torch.compile(model, backend="eager")):
+    model.zero_grad()
+    loss(GradCAM(compiled, "module.0", create_graph=True), x.double() * (1 + rank)).backward()
+    for parameter, first, second in zip(net.parameters(), *wanted):
+        torch.testing.assert_close(parameter.grad, (first + second) / 2)
+"""
 SHARDED = """
 import copy
 from torch.distributed.device_mesh import init_device_mesh
@@ -139,11 +163,14 @@ assert all(parameter.grad is None for parameter in model.parameters())
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", [ONE, SHARDED], ids=["one explains", "both explain"])
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(ONE, marks=pytest.mark.slow), TRAINED, pytest.param(SHARDED, marks=pytest.mark.slow)],
+    ids=["one explains", "both train", "both explain"],
+)
 def test_two_processes(script, tmp_path):
     """One does not wait for the other, to which a run of DistributedDataParallel would send the buffers; where
-    parameters are sharded, both explain images of their own."""
+    parameters are sharded, both explain images of their own; where maps are trained through, gradients are averaged."""
     (tmp_path / "rank.py").write_text(f"{BOTH}{script}dist.destroy_process_group()\n")
     ranks = [
         subprocess.Popen(

@@ -55,10 +55,13 @@ Arguments::Arguments(const Signature& signature, PyObject* const* values, Py_ssi
             refuse_type(signature.op, "() misses the argument ", signature.names[static_cast<size_t>(i)]);
 }
 
-void Arguments::refuse(int index, const char* accepted, bool type) const {
+std::string Arguments::refusal(int index, const char* accepted) const {
     const auto at = static_cast<size_t>(index);
-    const std::string message =
-        text(signature_.op, ": ", signature_.names[at], " is ", shown(values_[at]), "; accepted is ", accepted);
+    return text(signature_.op, ": ", signature_.names[at], " is ", shown(values_[at]), "; accepted is ", accepted);
+}
+
+void Arguments::refuse(int index, const char* accepted, bool type) const {
+    const std::string message = refusal(index, accepted);
     if (type) refuse_type(message);
     refuse_value(message);
 }
@@ -121,6 +124,9 @@ Normalize Arguments::read_normalize(int index) const {
 }
 
 int64_t Arguments::extent(int index, PyObject* value) const {
+    // An extent that is traced: its number would be this run's, and what is traced would hold for no other.
+    if (!PyLong_Check(value) && std::string_view(Py_TYPE(value)->tp_name) == "SymInt")
+        throw Traced{refusal(index, "an int or (height, width)"), true};
     if (PyBool_Check(value) || !PyIndex_Check(value)) refuse(index, "an int or (height, width)", true);
     const Py_ssize_t number = PyNumber_AsSsize_t(value, PyExc_OverflowError);
     if (number == -1 && PyErr_Occurred()) {

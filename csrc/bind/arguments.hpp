@@ -6,6 +6,7 @@
 
 #include <array>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "../check.hpp"
@@ -64,6 +65,7 @@ class Arguments {
     // Normalize::minmax, max, or none for None; `fallback` when not given.
     Normalize normalize(int index, Normalize fallback) const { return raw(index) ? read_normalize(index) : fallback; }
 
+    std::string refusal(int index, const char* accepted) const;
     [[noreturn, gnu::cold]] void refuse(int index, const char* accepted, bool type) const;
 
   private:

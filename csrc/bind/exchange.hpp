@@ -17,14 +17,6 @@ struct Elsewhere {
     Device device;
 };
 
-// Thrown where a PyTorch tensor stands for something that a kernel cannot compute with: it requires grad, has a
-// dispatch of its own, or is traced and has no memory. fusedcam.torch.op has the call then; what is said here stands if
-// not.
-struct Traced {
-    std::string words;
-    bool type = false;  // a TypeError, else a ValueError
-};
-
 // The memory of one argument, for as long as this lives. The caller's reference keeps the object itself alive.
 class Borrowed {
   public:

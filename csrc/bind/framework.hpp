@@ -12,6 +12,14 @@ namespace fusedcam::bind {
 // A Python error is set; nothing to add.
 struct PythonError {};
 
+// Thrown where a PyTorch tensor or number stands for something that a kernel cannot compute with: it requires grad, has
+// a dispatch of its own, or is traced and has no memory or value. fusedcam.torch.op has the call then; what is said
+// here stands if not.
+struct Traced {
+    std::string words;
+    bool type = false;  // a TypeError, else a ValueError
+};
+
 enum class Protocol : uint8_t { none, exchange, numpy, buffer, dlpack, cuda_interface };
 
 struct Framework {

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..methods import METHODS
 from .formulas import Options
 
-__all__ = ["DIVIDING", "check_cam", "check_size", "check_tensors"]
+__all__ = ["DIVIDING", "check_cam", "check_resize", "check_size", "check_tensors"]
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DIVIDING = ("gradcam++", "smoothgradcam++", "xgradcam")
@@ -20,9 +20,10 @@ def check_tensors(op: str, **tensors: Any) -> None:
     """Raises:
     TypeError: one is no tensor.
     """
+    known = [(name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor)]
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            first, other = next(iter(tensors.items()))
+            first, other = known[0]
             raise TypeError(
                 f"{op}: {first} is a {type(other).__name__} but {name} is a {type(tensor).__name__}; "
                 "pass both from one framework"
@@ -39,6 +40,34 @@ def check_size(op: str, size: Sequence[int] | None, spatial: int) -> None:
         raise ValueError(f"{op}: size is {tuple(size)}; accepted are {spatial} extents of at least 1")
 
 
+def _check_float(op: str, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(f"{op}: dtype of {name} is {tensor.dtype}; accepted: float32, float16, bfloat16, float64")
+
+
+def _check_finish(op: str, normalize: str | None, **numbers: float) -> None:
+    if normalize not in ("minmax", "max", None):
+        raise ValueError(f"{op}: normalize is {normalize!r}; accepted: 'minmax', 'max', None")
+    for name, value in numbers.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{op}: {name} is {value}; accepted is a finite number of at least 0")
+
+
+def check_resize(heatmap: Tensor, size: Sequence[int], normalize: str | None, eps: float) -> None:
+    """Raises:
+    ValueError, TypeError: what does not fit, as the native call would say.
+    """
+    _check_finish("resize", normalize, eps=eps)
+    _check_float("resize", "heatmap", heatmap)
+    check_size("resize", size, len(size))
+    own = heatmap.shape[heatmap.ndim - len(size) :] if heatmap.ndim >= len(size) else ()
+    if not own or any(extent < 1 for extent in own):
+        raise ValueError(
+            f"resize: heatmap has shape {tuple(heatmap.shape)} and size {len(size)} extents; accepted is a heatmap "
+            "[..., *S] with as many dimensions of space, each at least 1"
+        )
+
+
 def check_cam(activations: Tensor, second: Tensor, options: Options) -> None:
     """Raises:
     ValueError, TypeError: what does not fit, as the native call would say.
@@ -52,17 +81,12 @@ def check_cam(activations: Tensor, second: Tensor, options: Options) -> None:
         )
     if options.nan not in ("propagate", "zero", "raise"):
         raise ValueError(f"cam: nan is {options.nan!r}; accepted: 'propagate', 'zero', 'raise'")
-    if options.normalize not in ("minmax", "max", None):
-        raise ValueError(f"cam: normalize is {options.normalize!r}; accepted: 'minmax', 'max', None")
-    for title, value in (("eps", options.eps), ("weight_eps", options.weight_eps)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"cam: {title} is {value}; accepted is a finite number of at least 0")
+    _check_finish("cam", options.normalize, eps=options.eps, weight_eps=options.weight_eps)
     if options.weight_eps and options.method not in DIVIDING:
         raise ValueError(f"cam: weight_eps is {options.weight_eps}, but {options.method!r} divides by nothing")
     check_size("cam", options.size, options.spatial)
     for title, tensor in (("activations", activations), (name, second)):
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(f"cam: dtype of {title} is {tensor.dtype}; accepted: float32, float16, bfloat16, float64")
+        _check_float("cam", title, tensor)
     if activations.dtype != second.dtype:
         raise TypeError(
             f"cam: dtype of activations is {activations.dtype} and of {name} {second.dtype}; pass both of one dtype"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import _colormaps, _native
 from .._frameworks import kernels_alone
-from .checking import check_cam, check_size
+from .checking import check_cam, check_resize
 from .differentiating import (
     cam_slopes,
     cam_slopes_by_formula,
@@ -142,9 +142,7 @@ def resize(heatmap: Tensor, size: Sequence[int], normalize: str | None, eps: flo
 
 @resize.register_fake
 def _(heatmap: Tensor, size: Sequence[int], normalize: str | None, eps: float) -> Tensor:
-    check_size("resize", size, len(size))
-    if heatmap.ndim < len(size):
-        raise ValueError(f"resize: heatmap has shape {tuple(heatmap.shape)}, and size {len(size)} extents")
+    check_resize(heatmap, size, normalize, eps)
     return heatmap.new_empty((*heatmap.shape[: heatmap.ndim - len(size)], *size), dtype=_wide(heatmap.dtype))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import formulas, library
-from .checking import check_cam, check_size, check_tensors
+from .checking import check_cam, check_resize, check_size, check_tensors
 from .differentiating import Cam, Resize, has_memory
 from .formulas import Options
 from .fused import FUSED
@@ -69,6 +69,8 @@ def _cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
         if options.nan == "raise":
             raise ValueError("cam: nan is 'raise' under torch.func; accepted there: 'propagate', 'zero'")
         return formulas.cam(activations, second, options)
+    if options.size is not None:  # symbols, where they and not the tensors are traced
+        options = options._replace(size=tuple(map(int, options.size)))
     return Cam.apply(activations, second, options)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -118,8 +120,9 @@ def _resize(heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: 
     if way == "operator":
         return _operator(torch.ops.fusedcam.resize, (heatmap,), size, normalize, eps)
     if way == "formula":
+        check_resize(heatmap, size, normalize, eps)
         return formulas.resize(heatmap, size, normalize, eps)
-    return Resize.apply(heatmap, size, normalize, eps)  # type: ignore[no-any-return,no-untyped-call]
+    return Resize.apply(heatmap, tuple(map(int, size)), normalize, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def colorize(heatmap: Tensor, table: Any, size: Any, normalize: str | None, out: Any) -> Tensor:
@@ -131,6 +134,7 @@ def colorize(heatmap: Tensor, table: Any, size: Any, normalize: str | None, out:
 
 def overlay(image: Tensor, heatmap: Tensor, table: Any, alpha: float, normalize: str | None, out: Any) -> Tensor:
     """The same."""
+    check_tensors("overlay", image=image, heatmap=heatmap)
     given = library.named(table), float(alpha), normalize
     return _into("overlay", out, _operator(torch.ops.fusedcam.overlay, (image.detach(), heatmap.detach()), *given))
 
@@ -173,15 +177,22 @@ def _into(op: str, out: Any, result: Tensor) -> Tensor:
 
 def _way(*tensors: Tensor) -> str:
     """Who computes: "function", autograd's; "operator", torch.library's; "formula"."""
-    if torch.compiler.is_compiling():
+    if _differentiated():  # compiled or not: torch.func differentiates no operator
+        return "formula"
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return "operator"
-    if torch._C._are_functorch_transforms_active():
-        return "operator" if _only_vmap() else "formula"
     return "function" if all(map(has_memory, tensors)) else "operator"
 
 
-def _only_vmap() -> bool:
-    """Whether torch.func maps and differentiates nothing: it refuses to differentiate an operator."""
+def _differentiated() -> bool:
+    """Whether torch.func differentiates what runs now, and does not only map it."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
     functorch = torch._C._functorch
     stack = functorch.get_interpreter_stack() or []
-    return bool(all(one.key() == functorch.TransformType.Vmap for one in stack))
+    return any(one.key() != functorch.TransformType.Vmap for one in stack)
+
+
+_differentiated._dynamo_marked_constant = True  # type: ignore[attr-defined]
+"""What `torch.compiler.assume_constant_result` sets, without its import of the compiler, which takes a second. Dynamo
+guards the transforms itself."""

@@ -94,7 +94,7 @@ class RuleExplainer(Explainer):
             other = "eigen_smooth is True" if eigen_smooth else f"{type(self).__name__} has none"
             raise ValueError(f"create_graph is True, but {other}; accepted is False")
         self.weight_eps, self.eigen_smooth = float(weight_eps), eigen_smooth
-        self._trainable = TrainableCapture(self.model, target_layer, call, self._capture.form) if create_graph else None
+        self._trainable = TrainableCapture(model, target_layer, call, self._capture.form) if create_graph else None
         if create_graph:
             self._warn_of_training = self._warn_of_probabilities = False  # training is what it is for
 

@@ -15,6 +15,7 @@ from .plan import Captured, Plan
 from .recording import Watch, watching
 from .state import unchanged_buffers
 from .targets import score_function
+from .wrapped import averaging, inside
 
 __all__ = ["TrainableCapture"]
 
@@ -53,7 +54,8 @@ class TrainableCapture(Located):
     """As `Capture`, but all that leads to the layers is recorded too, and the gradients are differentiable."""
 
     def __init__(self, model: nn.Module, target_layer: LayersMeant, call: int, form: Form = IMAGES):
-        super().__init__(model, target_layer, call, form)
+        super().__init__(inside(model), target_layer, call, form)
+        self._runs = averaging(model)
         self._copy = False
         """Whether the model writes to the layers' output."""
 
@@ -84,7 +86,7 @@ class TrainableCapture(Located):
         keeper = _Keeper(n, layers, self.form, copy=self._copy)
         random = torch.get_rng_state()
         with watching(keeper, layers):
-            output = self.model(*args, **kwargs)
+            output = self._runs(*args, **kwargs)
         places, kept = [], []
         for layer, calls in keeper.found.items():
             places.append(self.checked_call(layer, call, len(calls)))

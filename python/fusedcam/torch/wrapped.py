@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["check_visible", "has_graph", "inside", "plain_name", "shells", "uncompiled", "unseen"]
+__all__ = ["averaging", "check_visible", "has_graph", "inside", "plain_name", "shells", "uncompiled", "unseen"]
 
 _ELSEWHERE = (
     "explain the model that it was made of, or hand a layer's activations and gradients to fusedcam.cam, as "
@@ -75,6 +75,13 @@ def inside(model: nn.Module) -> nn.Module:
         if isinstance(shell, nn.DataParallel | nn.parallel.DistributedDataParallel):
             return inside(shell.module)
     return model
+
+
+def averaging(model: nn.Module) -> nn.Module:
+    """What has to run for a backward that averages the parameters' gradients over all processes, where the model is
+    wrapped by DistributedDataParallel; what `inside` finds where it is not."""
+    ddp = nn.parallel.DistributedDataParallel
+    return next((shell for shell in shells(model) if isinstance(shell, ddp)), inside(model))
 
 
 def shells(model: nn.Module) -> list[nn.Module]:

@@ -1,0 +1,101 @@
+"""Traced extents stay symbols, and torch.func differentiates within what is compiled or exported."""
+
+import numpy as np
+import pytest
+import torch
+from torch.export import Dim
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import fusedcam
+from test_tracing import pair
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    print("seed:", torch.seed())
+    yield
+    torch._dynamo.reset()
+
+
+# Of activations, gradients and an image; the result's extents follow from all of their shapes.
+SIZED = {
+    "cam": lambda a, g, image: fusedcam.cam(a, g, size=image.shape[-2:]),
+    "twice the size": lambda a, g, image: fusedcam.cam(a, g, size=(2 * a.shape[2], image.shape[3] + 1)),
+    "square": lambda a, g, image: fusedcam.cam(a, g, size=image.shape[-1]),
+    "layers": lambda a, g, image: fusedcam.cam([a, image], [g, image], size=image.shape[-2:]),
+    "resize": lambda a, g, image: fusedcam.resize(a, list(image.shape[-2:]), normalize="max"),
+    "colorize": lambda a, g, image: fusedcam.colorize(a[:, 0], size=image.shape[-2:]),
+    "overlay": lambda a, g, image: fusedcam.overlay(image, fusedcam.cam(a, g)),
+}
+
+
+def inputs(n=2, own=(4, 6), image=(20, 18)):
+    return *pair((n, 5, *own)), torch.rand(n, 3, *image)
+
+
+@pytest.mark.parametrize("call", SIZED.values(), ids=SIZED.keys())
+def test_what_is_traced_serves_other_shapes(call):
+    auto = dict.fromkeys((0, 2, 3), Dim.AUTO)
+    ways = [
+        make_fx(call, tracing_mode="symbolic")(*inputs()),
+        torch.export.export(Three(call), inputs(), dynamic_shapes=(auto,) * 3, strict=False).module(),
+        torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True),
+    ]
+    for given in (inputs(), inputs(3, (7, 5), (33, 27)), inputs(4, (9, 8), (11, 40))):
+        wanted = call(*given)
+        for traced in ways:
+            got = traced(*given)
+            assert got.shape == wanted.shape
+            np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+class Three(torch.nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, a, g, image):
+        return self.call(a, g, image)
+
+
+def test_symbols_with_plain_tensors():
+    """An extent of what is traced, and arrays that are constants there."""
+    a, g = pair()
+    graph = make_fx(
+        lambda x: x + fusedcam.cam(a, g, size=x.shape).sum(), tracing_mode="symbolic", _allow_non_fake_inputs=True
+    )
+    for x in (torch.rand(6, 5), torch.rand(6, 5)):
+        np.testing.assert_allclose(graph(x)(x), x + fusedcam.cam(a, g, size=x.shape).sum(), rtol=1e-5)
+
+
+g = torch.randn(2, 5, 4, 3)
+DERIVED = {
+    "grad": torch.func.grad(lambda a: fusedcam.cam(a, g, size=6).square().sum()),
+    "jacrev": torch.func.jacrev(lambda a: fusedcam.cam(a, g, size=3)),
+    "of each": lambda a: torch.func.vmap(
+        torch.func.grad(lambda one, slopes: fusedcam.cam(one, slopes, size=6).square().sum())
+    )(a, g),
+    "resize": torch.func.grad(lambda a: fusedcam.resize(a, 6, normalize="minmax").square().sum()),
+    "mapped": torch.func.vmap(lambda a: fusedcam.cam(a, g[0], size=6)),
+}
+
+
+@pytest.mark.parametrize("call", DERIVED.values(), ids=DERIVED.keys())
+def test_torch_func_in_what_is_compiled_or_exported(call):
+    a, _ = pair()
+    wanted = call(a)
+    for got in (
+        torch.compile(call, backend="aot_eager", fullgraph=True)(a),
+        torch.export.export(One(call), (a,), strict=False).module()(a),
+        make_fx(call)(a)(a),
+    ):
+        np.testing.assert_allclose(got.detach(), wanted, rtol=1e-4, atol=1e-5)
+
+
+class One(torch.nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, a):
+        return self.call(a)
