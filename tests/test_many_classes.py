@@ -121,6 +121,45 @@ def test_hooks_further_on(place, x):
         close(found.gradients, wanted[:, 1] if targets == 1 else wanted)
 
 
+@pytest.mark.parametrize("of", ["flat", "pool, before it", "all modules"])
+def test_hooks_that_come_after_the_rows_were_confirmed(of, x):
+    model = headed("linear")
+    explain = GradCAM(model, "layer")
+    before = captured(explain, x, 1)
+    assert before.plan.shortcut == "linear"
+
+    def after(module, inputs, output):
+        if module is model.head[1] and output.requires_grad:
+            output.register_hook(lambda gradient: 3 * gradient)
+
+    def first(module, inputs):
+        return inputs[0] * 1 if not inputs[0].requires_grad else Tripled.apply(inputs[0])
+
+    if of == "flat":
+        handle = model.head[1].register_forward_hook(after)
+    elif of == "all modules":
+        handle = nn.modules.module.register_module_forward_hook(after)
+    else:
+        handle = model.head[1].register_forward_pre_hook(first)
+    try:
+        close(captured(explain, x, 1).gradients, 3 * before.gradients)
+    finally:
+        handle.remove()
+    again = captured(explain, x, "all")
+    assert again.plan.shortcut == "linear"
+    close(again.gradients[:, 1], before.gradients)
+
+
+class Tripled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, slopes):
+        return 3 * slopes
+
+
 def test_backward_hooks_of_the_pool(x):
     model, seen = headed("linear"), []
     model.head[0].register_full_backward_hook(lambda module, inputs, outputs: seen.append(inputs[0]))

@@ -50,7 +50,7 @@ class Capture(Located):
         self, model: nn.Module, target_layer: LayersMeant, call: int, form: Form = IMAGES, *, shortcut: bool = True
     ):
         super().__init__(model, target_layer, call, form)
-        self.head = Head(form, shortcut)
+        self.head = Head(model, form, shortcut)
         self.differentiate: Differentiate | None = None
         """From a score to its gradient at one layer, where that is another than the head's."""
         self._needs: set[str] = set()

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from .derivatives import Edge, all_derivatives
 from .forms import Form, Grid
 from .plan import Shortcut
+from .state import forward_hooks
 from .targets import OutputColumns
 
 __all__ = ["Found", "Head", "Layer", "constant_over_space"]
@@ -113,8 +114,8 @@ class Graph:
 class Head:
     """Gradients of scores with respect to layers, by the shortest way that the graph between them allows."""
 
-    def __init__(self, form: Form, shortcut: bool):
-        self.form, self.shortcut = form, shortcut
+    def __init__(self, model: nn.Module, form: Form, shortcut: bool):
+        self.model, self.form, self.shortcut = model, form, shortcut
         self._verified: object = None
         """The linear map whose rows were seen to be the gradients, its weights' memory and version."""
 
@@ -146,8 +147,7 @@ class Head:
             return Found(None, "none")
         if pool is None:
             return Found(self.form.channels_first(gradients, layer.grid), "none")
-        channels = self._maps(layer).shape[1]
-        rows = gradients.reshape(*gradients.shape[:ndim], channels)
+        rows = gradients.reshape(*gradients.shape[:ndim], self._maps(layer).shape[1])
         return Found(self._spread(rows, pool, layer), "pooled")
 
     def _maps(self, layer: Layer) -> Tensor:
@@ -181,8 +181,8 @@ class Head:
                 break
         else:
             return None
-        # These nodes hand each value of a gradient on to some pixels, as it is or divided. Whether to all of one
-        # channel alone and alike one gradient tells, of which no two values are the same. A hook between would show.
+        # These nodes hand each value of a gradient on to some pixels, as it is or divided. One gradient of which no two
+        # values are the same tells whether to all of one channel alone and alike. A hook between would show.
         seed = _noise(mean.shape).to(mean.device, mean.dtype)
         with torch.autocast(mean.device.type, enabled=False):
             (dense,) = torch.autograd.grad([GradientEdge(node, 0)], [layer.edge], [seed], retain_graph=True)  # type: ignore[arg-type]
@@ -202,25 +202,25 @@ class Head:
         """[N, C] or [N, K, C]: the gradients of an output's scores at the mean, where one linear map alone is between
         them.
 
-        Autograd confirms that for each version of the weights once. Hooks that somebody puts on tensors between the
-        two only later than that are not seen; those on the layer's and on the model's output are.
+        Autograd confirms that once for each version of the weights and each set of modules' hooks, which may put hooks
+        on tensors between the two. Only such hooks of the model's own code that come later than that are not seen.
         """
         found = _linear_map(graph, pool, output)
         if found is None:
             return None
         weight, way = found
-        key = (way, weight.shape, weight.data_ptr(), weight._version)
+        key = (way, weight.shape, weight.data_ptr(), weight._version, forward_hooks(self.model))
         if key != self._verified:
             if not _is_gradient(weight, output, pool):
                 return None
             # Of channels that weigh the same, other weights might show that they change places.
             if bool((weight != weight[:, :1]).any()):
                 self._verified = key
-        columns, channels = score.columns(output), weight.shape[1]
+        columns = score.columns(output)
         if columns is None:
             return weight.expand(len(output), *weight.shape)
         # By far faster than indexing, whose result is the same.
-        return weight.index_select(0, columns.flatten()).reshape(*columns.shape, channels)
+        return weight.index_select(0, columns.flatten()).reshape(*columns.shape, -1)
 
 
 def _as_edge(edge: Edge) -> GradientEdge:

@@ -17,14 +17,23 @@ from .outputs import are_probabilities
 __all__ = [
     "evaluating",
     "explain_failure",
+    "forward_hooks",
     "unchanged_buffers",
     "warn",
     "warn_of_probabilities",
     "warn_of_training",
 ]
 
+_GLOBAL = (torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks)
+
 _lock = threading.RLock()
 """Two threads that switch one model's flags at a time would each restore what the other has set."""
+
+
+def forward_hooks(model: nn.Module) -> tuple[int, ...]:
+    """Which hooks run with the model: numbers that no two of them share."""
+    own = [hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks) if hooks]
+    return tuple(number for hooks in (*_GLOBAL, *own) for number in hooks)
 
 
 @contextmanager
