@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+import device_derivatives
 import fusedcam
 
 # H and W where quads of pixels are read at once and where they are not, one block and several, up to maps that no
@@ -49,25 +50,29 @@ def check(device: torch.device) -> int:
             masked = fusedcam.mask(floats, a[:, :4])
             assert torch.equal(masked.cpu(), fusedcam.mask(floats.cpu(), a[:, :4].cpu()))
             done += 1
-        done += derivatives(a[:, :40], g[:, :40])
         colours = fusedcam.colorize(raw, normalize="minmax")
         assert torch.equal(colours.cpu(), fusedcam.colorize(raw.cpu(), normalize="minmax"))
+    return done + derivatives(device)
+
+
+def derivatives(device: torch.device) -> int:
+    """The same of derivatives, which are compared with float64's."""
+    done = 0
+    for name, dtype in itertools.product(device_derivatives.SHAPES, DTYPES):
+        for method in ("gradcam",) if name == "weights" else ("gradcam", "smoothgradcam++", "xgradcam", "layercam"):
+            for got, exact, bound in device_derivatives.errors(name, method, device, dtype):
+                torch.testing.assert_close(got, exact, rtol=0, atol=bound)
+            done += 1
+    for size, mode in itertools.product(((61, 44), (3, 5), (1, 900)), ("minmax", "max", None)):
+        heatmap, found = torch.rand(2, 9, 12, dtype=torch.float64), []
+        for place in (device, torch.device("cpu")):
+            leaf = heatmap.to(place).requires_grad_()
+            heat = fusedcam.resize(leaf, size, normalize=mode, eps=0.1 if mode else 0.0)
+            slopes = torch.linspace(-1, 1, heat.numel(), dtype=torch.float64).to(place).reshape(heat.shape)
+            found.append(torch.autograd.grad(heat, leaf, slopes)[0].cpu())
+        torch.testing.assert_close(*found, rtol=0, atol=1e-11 * float(found[1].abs().max()) + 1e-14)
+        done += 1
     return done
-
-
-def derivatives(a: torch.Tensor, g: torch.Tensor) -> int:
-    """The same of derivatives, of a rule of weights and one of products."""
-    for method, size in itertools.product(("gradcam", "xgradcam", "layercam"), (None, (61, 44))):
-        found = []
-        for device in (a.device, torch.device("cpu")):
-            leaves = [one.to(device).clone().requires_grad_() for one in (a.abs(), g)]
-            heat = fusedcam.cam(*leaves, method=method, size=size)
-            slopes = torch.linspace(-1, 1, heat.numel(), device=device, dtype=heat.dtype).reshape(heat.shape)
-            found.append([one.cpu().double() for one in torch.autograd.grad(heat, leaves, slopes)])
-        step = {torch.float32: 2e-4, torch.float64: 1e-9}.get(a.dtype, 8 * torch.finfo(a.dtype).eps)
-        for got, wanted in zip(*found, strict=True):
-            torch.testing.assert_close(got, wanted, rtol=0, atol=step * float(wanted.abs().max()) + 6e-8)
-    return 6
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+import device_derivatives
 import fusedcam
 import gpu_calls
 import reference
-from cases import MOMENTS
 from fusedcam.torch import differentiating
 
 MISSING = fusedcam.info()["cuda"] or ("" if torch.cuda.is_available() else "torch has no CUDA")
@@ -128,37 +128,52 @@ def test_arrays_apart_are_refused(arrays):
         fusedcam.cam(a.cpu(), g)
 
 
-SHAPES = {
-    "image": ((2, 24, 19, 14), {}),
-    "unresized": ((2, 24, 19, 14), {"normalize": None, "relu": False}),
-    "large": ((1, 5, 130, 90), {"size": (40, 200)}),
-    "volume": ((2, 7, 4, 6, 5), {"spatial": 3, "size": (9, 6, 11)}),
-    "channels last": ((2, 9, 8, 40), {"layout": "last", "normalize": "max", "size": 20}),
-    "tokens": ((2, 1 + 6 * 7, 33), {"tokens": (6, 7), "size": 20}),
-}
-
-
 @pytest.mark.parametrize("dtype", gpu_calls.DTYPES)
-@pytest.mark.parametrize(("shape", "given"), SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("name", device_derivatives.SHAPES)
 @pytest.mark.parametrize("method", list(fusedcam.METHODS))
-def test_derivatives_against_float64(method, shape, given, dtype):
-    a, g = torch.rand(shape, device="cuda") + 0.1, torch.randn(shape, device="cuda")
-    if method in MOMENTS:
-        g = torch.stack([g, g**2, g**3]).abs() + 0.25
-    leaves = [one.to(dtype).requires_grad_() for one in (a, g)]
-    wide = [one.detach().cpu().double().requires_grad_() for one in leaves]
-    found = []
-    for inputs in (leaves, wide):
-        heat = fusedcam.cam(*inputs, method=method, **given)
-        slopes = torch.linspace(-1, 1, heat.numel(), dtype=heat.dtype, device=heat.device).reshape(heat.shape)
-        found.append(torch.autograd.grad(heat, inputs, slopes, retain_graph=True))
-        if inputs is leaves:
-            again = torch.autograd.grad(heat, inputs, slopes)
-            assert all(map(torch.equal, found[0], again)), "another run, other bits"
-    step = {torch.float32: 2e-5, torch.float64: 1e-11}.get(dtype, 4 * torch.finfo(dtype).eps)
-    for got, exact in zip(*found, strict=True):
-        assert (got.dtype, got.device.type) == (dtype, "cuda")
-        assert abs(got.cpu().double() - exact).max() <= step * abs(exact).max() + 6e-8  # float16's smallest step
+def test_derivatives_against_float64(method, name, dtype):
+    if name == "weights" and method != "gradcam":
+        pytest.skip("weights are of no method")
+    for got, exact, bound in device_derivatives.errors(name, method, "cuda", dtype):
+        assert exact.any()
+        assert abs(got - exact).max() <= bound
+
+
+def test_derivatives_captured_in_a_graph(arrays):
+    a, g = (x.clone().requires_grad_() for x in arrays)
+    slopes = torch.randn(8, 30, 30, device="cuda")
+
+    def derivatives():
+        return torch.autograd.grad(fusedcam.cam(a, g, size=30, method="layercam"), (a, g), slopes)
+
+    side = torch.cuda.Stream()  # what autograd sets up once is not captured
+    with torch.cuda.stream(side):
+        derivatives()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = derivatives()
+    with torch.no_grad():
+        a.copy_(torch.rand_like(a))
+        slopes.copy_(torch.randn_like(slopes))
+    graph.replay()
+    assert all(map(torch.equal, found, derivatives()))
+
+
+def test_derivatives_of_what_is_compiled(arrays):
+    a, g = (x[:2, :40].clone().requires_grad_() for x in arrays)
+    slopes = torch.randn(2, 30, 30, device="cuda")
+    call = lambda a, g: fusedcam.cam(a, g, size=30)  # noqa: E731
+    wanted = torch.autograd.grad(call(a, g), (a, g), slopes)
+    found = torch.autograd.grad(torch.compile(call, fullgraph=True)(a, g), (a, g), slopes)
+    assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
+def test_derivatives_on_another_device_than_the_current():
+    for got, exact, bound in device_derivatives.errors("image", "gradcam++", "cuda:1", torch.float32):
+        assert abs(got - exact).max() <= bound
+    assert torch.cuda.current_device() == 0
 
 
 def test_derivatives_are_those_of_kernels(arrays, monkeypatch):

@@ -179,21 +179,17 @@ def cam_slopes(
 
 
 def like_inputs(activations: Tensor, second: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """Where the derivatives go, uninitialised."""
+    """Where the derivatives go, uninitialised, laid out as what they are of; of an expanded array's elements every one
+    has its own place."""
     if options.by_weights or options.method not in _EVEN or options.tokens or options.layout == "last":
-        return torch.empty_like(activations), _dense_like(second)
+        return torch.empty_like(activations), torch.empty_like(second)
     once = second.new_empty((*second.shape[: -options.spatial], *(1,) * options.spatial))
     return torch.empty_like(activations), once.expand(second.shape)
 
 
-def _dense_like(array: Tensor) -> Tensor:
-    """Of an expanded array's elements every one has its own place."""
-    return array.new_empty(array.shape)
-
-
 def resize_slopes(heatmap: Tensor, slopes: Tensor, size: tuple[int, ...], normalize: str | None, eps: float) -> Tensor:
     """What sum(slopes * resize(heatmap)) changes by with the heatmap."""
-    of_heatmap = _dense_like(heatmap)
+    of_heatmap = heatmap.new_empty(heatmap.shape)
     dtype = torch.float64 if heatmap.dtype == torch.float64 else torch.float32
     _native.resize_backward(heatmap.detach(), slopes.to(dtype).contiguous(), of_heatmap, tuple(size), normalize, eps)
     return of_heatmap
