@@ -171,6 +171,15 @@ def test_without_a_layer_under_no_grad_and_twice():
     assert net.norm.num_batches_tracked == 2
 
 
+class Checkpointed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=True)
+
+
 def test_refusals():
     net, x = Net(), torch.randn(2, 3, 6, 6)
     with pytest.raises(TypeError, match="create_graph is 1"):
@@ -180,5 +189,11 @@ def test_refusals():
     explain = fusedcam.torch.GradCAM(net, "layer", create_graph=True)
     with pytest.raises(ValueError, match="does not depend on layer"):
         explain(x, targets=lambda output: torch.ones(2, requires_grad=True) * 2)
+    around = Net()
+    inner = Checkpointed(nn.Sequential(around.first, around.layer))
+    model = nn.Sequential(inner, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+    explain = fusedcam.torch.GradCAM(model, inner.inner[1], create_graph=True)
+    with pytest.raises(ValueError, match="pass it use_reentrant=False"):
+        explain(x.clone().requires_grad_(), targets=1)
     with pytest.raises(ValueError, match="layer head returned"):
         fusedcam.torch.GradCAM(net, "head", create_graph=True)(x, targets=1)

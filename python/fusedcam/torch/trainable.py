@@ -106,7 +106,8 @@ class TrainableCapture(Located):
             if gradients is None:
                 raise ValueError(
                     f"the score of targets={targets!r} does not depend on layer {self.name_of(layer)}, as far as "
-                    "autograd can see"
+                    "autograd can see, which sees nothing through a reentrant torch.utils.checkpoint: pass it "
+                    "use_reentrant=False"
                 )
             grid = self.form.grid(activations, args[0])
             plan = Plan(
