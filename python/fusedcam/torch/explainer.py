@@ -85,6 +85,8 @@ class Explainer:
 
     method: ClassVar[str] = "gradcam"
     """A key of `fusedcam.METHODS`."""
+    _trainable: Any = None
+    """What captures maps that carry a gradient, where they do."""
 
     def __init__(
         self,
@@ -204,6 +206,11 @@ class Explainer:
         """The fused maps of several layers."""
         own = finish._replace(size=None)
         return fused([self._heat(one, own) for one in captured], self.fuse, finish)
+
+    @property
+    def _finished_last(self) -> bool:
+        """Whether raw maps at the layer's resolution, resampled and normalised, are those of a call."""
+        return len(self._capture.layers) < 2
 
     def _note(self, captured: Captured) -> None:
         """What `output` and `plan` tell of afterwards."""
