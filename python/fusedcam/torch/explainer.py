@@ -1,6 +1,5 @@
 """Explainer: a model, a layer and images in, heatmaps out. A method is its `method`, or a step replaced."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -12,6 +11,7 @@ from .capture import Capture, Captured, Plan
 from .forms import Layout, checked_form
 from .fused import Fuse, check_fuse, fused
 from .located import LayersMeant
+from .plan import LastCall
 from .stream import stream_of
 from .wrapped import inside
 
@@ -117,7 +117,7 @@ class Explainer:
         model = inside(model)
         self.model, self.eval, self.fuse = model, eval, fuse
         self._capture = Capture(model, target_layer, call, form, shortcut=shortcut)
-        self._last = threading.local()
+        self._last = LastCall()
         self._warn_of_training = self._warn_of_probabilities = True
 
     def __call__(

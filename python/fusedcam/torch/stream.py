@@ -193,9 +193,12 @@ def _run(
             # does the batch itself; what the thread reads has to last longer.
             if given and overlap and heats and heats[0].device.type == "cpu" and not heats[0].requires_grad:
                 worker = worker or ThreadPoolExecutor(1, "fusedcam.stream")
-                future = worker.submit(drawn, lasting(given, turn), heats, turn)
-                if outputs is not None and not given.own:
-                    outputs = [rebuilt(one, partial(_apart_from, given.x)) for one in outputs]
+                try:
+                    future = worker.submit(drawn, lasting(given, turn), heats, turn)
+                    if outputs is not None and not given.own:
+                        outputs = [rebuilt(one, partial(_apart_from, given.x)) for one in outputs]
+                except Exception as error:  # no memory, say
+                    heats, future, failure = [], None, error
             if pending:
                 yield from _each(pending[0].result(), pending[1])
                 pending = None
