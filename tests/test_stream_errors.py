@@ -212,3 +212,35 @@ def test_targets_are_asked_for_once(video):
         collected(stream, got)
     assert asked == [0, 1, 2, 3]
     equal(got, [one_by_one(GradCAM(model, "net.body"), video[i : i + 1], targets=i % CLASSES)[0] for i in range(3)])
+
+
+class Overwriting(nn.Module):
+    """Scales the frames where they lie, and does not take one whose first value is 7."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.rows = Net(), []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        failing = bool((x[:, 0, 0, 0] == 7).any())
+        x.mul_(2).sub_(1)
+        if failing:
+            raise OverflowError
+        return self.net(x)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_frames_that_a_failing_model_wrote_to_do_not_run_again(whole, video):
+    """They are no longer what came: the error is the batch's."""
+    model, got = Overwriting().eval(), []
+    frames = video.clone()
+    frames[5, 0, 0, 0] = 7
+    pairs = [(x.clone(), shown) for x, shown in zip(frames, video, strict=True)]
+    if whole:
+        pairs = [(frames[i : i + 3].clone(), video[i : i + 3]) for i in (0, 3)]
+    with pytest.raises(OverflowError):
+        collected(GradCAM(model, "net.body").stream(pairs, targets=1, batch=3), got)
+    assert model.rows == [3, 3]
+    heat = GradCAM(model, "net.body")(frames[:3].clone(), targets=1, size=None, normalize=None)
+    equal(got, [fusedcam.overlay(x, one, normalize="minmax") for x, one in zip(video[:3], heat, strict=True)])

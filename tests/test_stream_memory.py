@@ -1,6 +1,8 @@
 """Whose memory a stream's frames and pictures lie in: a producer writes to it as soon as it is asked again."""
 
 import array
+import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 
 import fusedcam
 from capture_models import Net
-from fusedcam.torch import GradCAM
+from fusedcam.torch import GradCAM, stream
 from test_stream import equal, one_by_one
 
 pytestmark = pytest.mark.usefixtures("doubles")
@@ -107,8 +109,35 @@ def test_a_producer_writes_where_it_wants(form, order, batch, explain, images):
             fusedcam.overlay(one, heat[i], normalize="minmax") for i, one in enumerate(pictures[start : start + batch])
         ]
     for options in ({}, {"copy": False}, {"overlap": False}):
-        stream = explain.stream(producer(form, ORDERS[order], images), targets=1, batch=batch, **options)
-        equal([one.clone() for one in stream], wanted)
+        given = producer(form, ORDERS[order], images)
+        equal([one.clone() for one in explain.stream(given, targets=1, batch=batch, **options)], wanted)
+
+
+@pytest.mark.parametrize("form", ["frames", "tensors", "arrays"])
+def test_a_picture_that_is_drawn_late(form, explain, images, monkeypatch):
+    """Not before the next one is copied, which goes to another buffer; and the one after that to the same again."""
+    copied, addresses, count = [threading.Event() for _ in range(9)], [], itertools.count()
+    kept, overlay = stream.kept, stream.overlay
+
+    def keeping(given, buffers, turn, handed):
+        lasting = kept(given, buffers, turn, handed)
+        addresses.append((lasting.x[0] if form == "frames" else lasting.images[0]).data_ptr())
+        copied[turn].set()
+        return lasting
+
+    def drawing(*args, **kwargs):
+        assert copied[next(count) + 1].wait(30)
+        return overlay(*args, **kwargs)
+
+    frames = [scaled(image) for image in images]
+    pictures = frames if form == "frames" else [torch.from_numpy(image.copy()) for image in images]
+    raw = [explain(x[None], targets=1, size=None, normalize=None)[0] for x in frames]
+    wanted = [fusedcam.overlay(*pair, normalize="minmax") for pair in zip(pictures, raw, strict=True)]
+    monkeypatch.setattr(stream, "kept", keeping)
+    monkeypatch.setattr(stream, "overlay", drawing)
+    copied[8].set()
+    equal(explain.stream(producer(form, ORDERS["one"], images), targets=1), wanted)
+    assert addresses[:2] * 4 == addresses
 
 
 @pytest.mark.parametrize("order", ["one", "another first"])

@@ -48,7 +48,7 @@ class Explainer:
     The model runs as in inference up to the layer; only what follows is recorded, and the score is differentiated with
     respect to the layer's output alone. Parameters' `.grad`, modes, `requires_grad` flags and the caller's grad mode
     stay as they are. Hooks are on the model during a call only, and act only for the call's own thread. Several
-    threads may explain one model.
+    threads may explain one model. A copy or pickle has a model of its own, and has made no call.
 
     A layer returns a map [N, C, H, W] of floats, tokens [N, T, C], or a container whose first such tensor is meant. The
     tokens' grid is found from their count and the images' shape, where it is that of square patches, after no other

@@ -97,8 +97,11 @@ def batches(frames: Iterable[Any], batch: int, space: int, pairs: bool) -> Itera
         failure = error
     if held:
         yield filled()
-    if failure:
-        raise failure
+    try:
+        if failure:
+            raise failure
+    finally:
+        del failure  # whose traceback leads back here
 
 
 def kept(given: Batch, buffers: Buffers, turn: int, handed: bool) -> Batch:

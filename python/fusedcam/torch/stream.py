@@ -122,14 +122,18 @@ def stream_of(
         with torch.inference_mode(False), torch.enable_grad():  # in any mode a graph, where there is one, leads on
             return Explained([*heat], [rows(self.output, i, 1, n) for i in range(n)] if outputs else None, None)
 
+    def asked_for(given: Batch) -> tuple[list[Any], Exception | None]:
+        own: list[Any] = []
+        try:
+            for i in range(len(given.x) if targets_of else 0):
+                own.append(targets_of(given.first + i))
+        except Exception as error:
+            return own, error
+        return own, None
+
     def explained(given: Batch) -> Explained:
-        n, own, failure = len(given.x), [], None
-        if targets_of is not None:
-            try:
-                for i in range(n):
-                    own.append(targets_of(given.first + i))
-            except Exception as error:
-                n, failure = len(own), error
+        own, failure = asked_for(given)
+        n = len(given.x) if failure is None else len(own)
         found = explained_apart(at_once, given.x[:n], own) if n else NOTHING
         return found._replace(failure=found.failure or failure)
 
@@ -212,7 +216,7 @@ def _run(
                 return
             turn += 1
     finally:
-        found, failure, pending = NOTHING, None, None  # whose tracebacks lead back here
+        found, failure, pending, future = NOTHING, None, None, None  # whose tracebacks lead back here
         if worker:
             worker.shutdown(cancel_futures=True)
 
