@@ -1,6 +1,8 @@
 """What comes before an error: every picture of the frames before it, whatever batch they are in."""
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -244,3 +246,20 @@ def test_frames_that_a_failing_model_wrote_to_do_not_run_again(whole, video):
     assert model.rows == [3, 3]
     heat = GradCAM(model, "net.body")(frames[:3].clone(), targets=1, size=None, normalize=None)
     equal(got, [fusedcam.overlay(x, one, normalize="minmax") for x, one in zip(video[:3], heat, strict=True)])
+
+
+def test_an_error_leaves_nothing_behind(video):
+    """No cycle of a traceback and a frame of the interpreter holds the video."""
+    gc.collect()
+    gc.disable()
+    try:
+        for where in ("model", "targets", "picture", "drawing", "image"):
+            stream, model = failing(where, 3, video, 2, False)
+            try:  # pytest's own way of catching makes a cycle
+                collected(stream, [])
+            except (OverflowError, ValueError):
+                alive = weakref.ref(model)
+            del stream, model
+            assert alive() is None, where
+    finally:
+        gc.enable()

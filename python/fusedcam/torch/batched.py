@@ -10,40 +10,37 @@ from .copies import repeated_targets
 from .outputs import rows
 from .targets import class_indices, score_function
 
-__all__ = ["NOTHING", "Explained", "explained_apart", "for_batch", "joined"]
+__all__ = ["Explained", "explained_apart", "for_batch", "joined"]
 
 
 class Explained(NamedTuple):
-    """The first frames of a batch, or all."""
+    """What is known of the first frames of a batch, or of all."""
 
     heats: list[Tensor]
-    outputs: list[Any] | None
+    outputs: list[Any]
     """The model's, [1, ...] each, where they are wanted."""
-    failure: Exception | None
-    """What was raised by the frame after them."""
 
 
-NOTHING = Explained([], None, None)
-
-
-def explained_apart(at_once: Callable[[Tensor, Any], Explained], x: Tensor, own: Any) -> Explained:
+def explained_apart(
+    at_once: Callable[[Tensor, Any, Explained], None], x: Tensor, own: list[Any], found: Explained
+) -> None:
     """The frames x, with targets of their own if there are any, at once; where that fails, one by one, since the batch
-    does not tell which of them it was."""
-    n, version = len(x), _version(x)
+    does not tell which of them it was. `found` gets those before it."""
+    version = _version(x)
     try:
-        return at_once(x, own)
-    except Exception as error:
-        if n == 1 or _version(x) != version:  # the latter is no longer what came
-            return NOTHING._replace(failure=error)
-        every: list[Explained] = []
+        at_once(x, own, found)
+    except Exception:
+        if len(x) == 1 or _version(x) != version:  # the latter is no longer what came
+            raise
+        each = Explained([], [])
         try:
-            for i in range(n):
-                every.append(at_once(x[i : i + 1], own[i : i + 1]))
-        except Exception as one:
-            heats = [heat for each in every for heat in each.heats]
-            outputs = [output for each in every for output in each.outputs or ()]
-            return Explained(heats, outputs or None, one)
-        return NOTHING._replace(failure=error)  # which is of the batch alone
+            for i in range(len(x)):
+                at_once(x[i : i + 1], own[i : i + 1], each)
+        except Exception:
+            found.heats.extend(each.heats)
+            found.outputs.extend(each.outputs)
+            raise
+        raise  # which is of the batch alone
 
 
 def _version(x: Tensor) -> int:

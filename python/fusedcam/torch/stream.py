@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..functional import overlay, resize
-from .batched import NOTHING, Explained, explained_apart, for_batch, joined
+from .batched import Explained, explained_apart, for_batch, joined
 from .frames import Batch, Buffers, batches, displayable, kept
 from .outputs import rebuilt, rows, shares_memory
 
@@ -112,7 +112,7 @@ def stream_of(
     # normalises more than the result.
     raw = self._finished_last
 
-    def at_once(x: Tensor, own: Any) -> Explained:
+    def at_once(x: Tensor, own: Any, found: Explained) -> None:
         n = len(x)
         meant = for_batch(targets, n) if targets_of is None else joined(own)
         form: dict[str, Any] = {"size": None, "normalize": None}
@@ -120,31 +120,25 @@ def stream_of(
             form = {"size": extents or tuple(x.shape[-space:]), "normalize": normalize}
         heat = self(x, targets=meant, nan=nan, **form, **kwargs)
         with torch.inference_mode(False), torch.enable_grad():  # in any mode a graph, where there is one, leads on
-            return Explained([*heat], [rows(self.output, i, 1, n) for i in range(n)] if outputs else None, None)
+            found.heats.extend(heat)
+            if outputs:
+                found.outputs.extend(rows(self.output, i, 1, n) for i in range(n))
 
-    def asked_for(given: Batch) -> tuple[list[Any], Exception | None]:
+    def explained(given: Batch, found: Explained) -> None:
         own: list[Any] = []
-        try:
-            for i in range(len(given.x) if targets_of else 0):
-                own.append(targets_of(given.first + i))
-        except Exception as error:
-            return own, error
-        return own, None
+        if targets_of is not None:
+            try:
+                for i in range(len(given.x)):
+                    own.append(targets_of(given.first + i))
+            except Exception:
+                if own:
+                    explained_apart(at_once, given.x[: len(own)], own, found)
+                raise
+        explained_apart(at_once, given.x, own, found)
 
-    def explained(given: Batch) -> Explained:
-        own, failure = asked_for(given)
-        n = len(given.x) if failure is None else len(own)
-        found = explained_apart(at_once, given.x[:n], own) if n else NOTHING
-        return found._replace(failure=found.failure or failure)
-
-    def drawn(given: Batch, heats: list[Tensor], turn: int) -> _Drawn:
-        pictures: list[Tensor] = []
-        try:
-            for i, heat in enumerate(heats):
-                pictures.append(one_of(given, heat, turn, i))
-        except Exception as error:
-            return pictures, error
-        return pictures, None
+    def drawn(given: Batch, heats: list[Tensor], turn: int, made: list[Tensor]) -> None:
+        for i, heat in enumerate(heats):
+            made.append(one_of(given, heat, turn, i))
 
     def one_of(given: Batch, heat: Tensor, turn: int, i: int) -> Tensor:
         if kind == "heatmap":
@@ -163,74 +157,79 @@ def stream_of(
         return kept(given, pictures, turn, handed=picture is not None) if kind == "overlay" else given
 
     each = batches(frames, batch, space, pairs=picture is None)
-    return _run(each, explained, drawn, lasting, overlap)
+    return _run(each, explained, drawn, lasting, overlap, outputs)
 
 
-_Drawn = tuple[list[Tensor], Exception | None]
-"""Pictures, and what was raised by the one after them."""
+class _Pending(NamedTuple):
+    """A batch that is being drawn."""
+
+    future: Future[None]
+    made: list[Tensor]
+    """Its pictures, as far as they got."""
+    outputs: list[Any]
 
 
 def _run(
     source: Iterator[Batch],
-    explained: Callable[[Batch], Explained],
-    drawn: Callable[[Batch, list[Tensor], int], _Drawn],
+    explained: Callable[[Batch, Explained], None],
+    drawn: Callable[[Batch, list[Tensor], int, list[Tensor]], None],
     lasting: Callable[[Batch, int], Batch],
     overlap: bool,
+    outputs: bool,
 ) -> Iterator[Any]:
-    """Draws each batch while the next is explained."""
+    """Draws each batch while the next is explained. What is raised comes after what was made before."""
     worker: ThreadPoolExecutor | None = None
-    pending: tuple[Future[_Drawn], list[Any] | None] | None = None
+    pending: _Pending | None = None
+    following: _Pending | None = None
     failure: Exception | None = None
     turn = 0
+
+    def each(made: list[Tensor], of_model: list[Any]) -> Iterator[Any]:
+        for i, one in enumerate(made):
+            yield (one, of_model[i]) if outputs else one
+
     try:
         while True:
-            given, found, future = None, NOTHING, None
+            given, found = None, Explained([], [])
+            made: list[Tensor] = []
             try:
                 given = next(source, None)
+                if given:
+                    explained(given, found)
             except Exception as error:
                 failure = error
-            if given:
-                found = explained(given)
-                failure = found.failure
-            heats, outputs = found.heats, found.outputs
+            heats = found.heats
             # CUDA's kernels are launched, not waited for. What a graph leads to lasts until the next frame is read, as
             # does the batch itself; what the thread reads has to last longer.
             if given and overlap and heats and heats[0].device.type == "cpu" and not heats[0].requires_grad:
                 worker = worker or ThreadPoolExecutor(1, "fusedcam.stream")
                 try:
-                    future = worker.submit(drawn, lasting(given, turn), heats, turn)
-                    if outputs is not None and not given.own:
-                        outputs = [rebuilt(one, partial(_apart_from, given.x)) for one in outputs]
+                    of_model = found.outputs
+                    if not given.own:
+                        of_model = [rebuilt(one, partial(_apart_from, given.x)) for one in of_model]
+                    following = _Pending(worker.submit(drawn, lasting(given, turn), heats, turn, made), made, of_model)
                 except Exception as error:  # no memory, say
-                    heats, future, failure = [], None, error
-            if pending:
-                yield from _each(pending[0].result(), pending[1])
-                pending = None
-            if future and not failure:
-                pending = future, outputs
-            elif given and heats:
-                yield from _each(future.result() if future else drawn(given, heats, turn), outputs)
+                    heats, failure = [], error
+            for one in (pending, following if failure else None):
+                if one:
+                    one.future.exception()  # waits
+                    yield from each(one.made, one.outputs)
+                    one.future.result()
+            if heats and given and not following:
+                try:
+                    drawn(given, heats, turn, made)
+                except Exception as error:
+                    failure = error
+                yield from each(made, found.outputs)
             if failure:
                 raise failure
             if given is None:
                 return
-            turn += 1
+            pending, following, turn = following, None, turn + 1
     finally:
-        found, failure, pending, future = NOTHING, None, None, None  # whose tracebacks lead back here
+        failure, pending, following, one = None, None, None, None  # whose tracebacks lead back here
         if worker:
             worker.shutdown(cancel_futures=True)
-
-
-def _each(done: _Drawn, outputs: list[Any] | None) -> Iterator[Any]:
-    """Pictures, or pairs of these and outputs, and then what was raised."""
-    pictures, failure = done
-    for i, one in enumerate(pictures):
-        yield one if outputs is None else (one, outputs[i])
-    try:
-        if failure:
-            raise failure
-    finally:
-        del done, failure  # whose traceback leads back here
 
 
 def _apart_from(x: Tensor, output: Tensor) -> Tensor:
