@@ -11,7 +11,7 @@ from torch import nn
 
 import fusedcam
 from capture_models import CLASSES, Net
-from fusedcam.torch import CAM, EXPLAINERS, AblationCAM, EigenCAM, FullGrad, GradCAM, ScoreCAM
+from fusedcam.torch import CAM, EXPLAINERS, AblationCAM, EigenCAM, FullGrad, GradCAM, RefineCAM, ScoreCAM
 
 pytestmark = pytest.mark.usefixtures("doubles")
 
@@ -76,12 +76,31 @@ def test_the_bits_of_one_by_one(method, overlap, video):
     equal(explain.stream(video, targets=targets, overlap=overlap, kind="heatmap"), heat)
 
 
-def test_several_layers(net, video):
-    """Their raw maps are fused, and the result is drawn."""
-    explain = GradCAM(net, ["stem", "body"])
-    raw = [explain(x[None], targets=1, size=None, normalize=None)[0] for x in video]
-    wanted = [fusedcam.overlay(x, one, normalize="minmax") for x, one in zip(video, raw, strict=True)]
-    equal(explain.stream(video, targets=1), wanted)
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("method", ["mean", "max", "product", "Refine-CAM"])
+def test_several_layers(method, copy, net, video):
+    """Each layer's map is normalised before they are fused, as in a call; their scales are far apart here."""
+    with torch.no_grad():
+        net.stem.weight.mul_(50)
+    layers = ["stem", "body"]
+    explain = RefineCAM(net, layers) if method == "Refine-CAM" else GradCAM(net, layers, fuse=method)
+    for options in ({}, {"normalize": "max"}, {"normalize": None}, {"relu": False}):
+        call = {"normalize": "minmax", "targets": 1} | options
+        for size in ("input", 9, (9, 12)):
+            wanted = [explain(x[None], size=size, **call)[0] for x in video]
+            given = None if size == "input" else size
+            stream = explain.stream(video, targets=1, kind="heatmap", copy=copy, size=given, **options)
+            equal([one.clone() for one in stream], wanted)
+        wanted = [fusedcam.overlay(x, explain(x[None], **call)[0]) for x in video]
+        equal([one.clone() for one in explain.stream(video, targets=1, copy=copy, **options)], wanted)
+    large = torch.rand(6, 3, 50, 40)
+    wanted = [
+        fusedcam.overlay(picture, explain(x[None], targets=1)[0]) for x, picture in zip(video, large, strict=True)
+    ]
+    equal([one.clone() for one in explain.stream(zip(video, large, strict=True), targets=1, copy=copy)], wanted)
+    heat = [explain(x[None], targets=[[1, 3]])[0] for x in video]
+    wanted = [torch.stack([fusedcam.overlay(x, one) for one in two]) for x, two in zip(video, heat, strict=True)]
+    equal([one.clone() for one in explain.stream(video, targets=[[1, 3]], copy=copy)], wanted)
 
 
 @pytest.mark.parametrize("copy", [True, False])

@@ -39,7 +39,7 @@ def collected(stream, got):
 
 @pytest.mark.parametrize(("overlap", "ahead"), [(True, 1), (False, 0)])
 def test_nothing_is_read_ahead(overlap, ahead, explain):
-    """Of an infinite video, either: one frame, from the second on."""
+    """Of an infinite video, either: one frame."""
     read = []
 
     def frames():
@@ -51,7 +51,7 @@ def test_nothing_is_read_ahead(overlap, ahead, explain):
     assert not read
     for i in range(6):
         next(stream)
-        assert len(read) == i + 1 + (ahead if i else 0)
+        assert len(read) == i + 1 + ahead
     stream.close()
     assert len(read) == 6 + ahead
 
@@ -77,7 +77,7 @@ def test_no_more_than_two_frames_live(explain):
 
 @pytest.mark.parametrize("views", [True, False], ids=["views of one tensor", "tensors of their own"])
 def test_a_frame_is_drawn_while_the_next_is_explained(views, net, video):
-    """From the second on: its drawing waits here until the model runs on the one after it."""
+    """Its drawing waits here until the model runs on the one after it."""
     runs, waited = [threading.Event() for _ in range(7)], []
     count = itertools.count()
     handle = net.stem.register_forward_hook(lambda *_: runs[next(count)].set())
@@ -85,7 +85,7 @@ def test_a_frame_is_drawn_while_the_next_is_explained(views, net, video):
 
     def picture(x):
         i = next(drawn)
-        if 1 <= i <= 4:
+        if i <= 4:
             waited.append(runs[i + 1].wait(30))
             assert drawing() == [threading.current_thread()]
         return x
@@ -93,43 +93,8 @@ def test_a_frame_is_drawn_while_the_next_is_explained(views, net, video):
     frames = video if views else [x.clone() for x in video]
     got = list(GradCAM(net, "body").stream(frames, targets=1, picture=picture))
     handle.remove()
-    assert waited == [True] * 4
+    assert waited == [True] * 5
     equal(got, one_by_one(GradCAM(net, "body"), video))
-
-
-@pytest.mark.parametrize("pairs", [False, True])
-def test_a_producer_that_writes_to_one_memory(pairs, explain, video):
-    """Each frame is drawn before the next is read."""
-
-    def frames():
-        x = torch.empty_like(video[0])
-        image = torch.empty_like(video[0]).numpy()
-        for one in video:
-            x.copy_(one)
-            image[:] = one
-            yield (x.clone(), image) if pairs else x
-
-    for batch in (1, 4):
-        got = list(explain.stream(frames(), targets=1, batch=batch))
-        wanted = [
-            fusedcam.overlay(x, heat, normalize="minmax")
-            for start in range(0, 6, batch)
-            for x, heat in zip(
-                video[start : start + batch],
-                explain(video[start : start + batch], targets=1, size=None, normalize=None),
-                strict=True,
-            )
-        ]
-        equal(got, wanted)
-
-
-def test_a_producer_of_two_buffers(explain, video):
-    def frames():
-        buffers = torch.empty_like(video[:2])
-        for i, one in enumerate(video):
-            yield buffers[i % 2].copy_(one)
-
-    equal(explain.stream(frames(), targets=1), one_by_one(explain, video))
 
 
 @pytest.mark.parametrize("kind", ["overlay", "heatmap"])
@@ -181,63 +146,6 @@ def test_stopping_early(way, explain):
     explain(torch.rand(1, 3, 21, 18), targets=1)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize(
-    "where", ["frames", "a frame's type", "a frame's shape", "model", "targets", "picture", "drawing"]
-)
-def test_exceptions(where, batch, net, explain, video):
-    """The fifth frame's comes after the first four pictures, and it is the one that was raised."""
-    count = itertools.count()
-
-    def fail(*args):
-        raise OverflowError("in the middle")
-
-    def frames():
-        for i, x in enumerate(video):
-            if i == 4 and where == "frames":
-                fail()
-            wrong = {"a frame's type": "a frame", "a frame's shape": x[0], "drawing": (x, torch.zeros(3, 3, 3, 3))}
-            yield wrong.get(where, x) if i == 4 else x
-
-    options = {}
-    if where == "targets":
-        options["targets_of"] = lambda i: fail() if i == 4 else 1
-    elif where == "picture":
-        options["picture"] = lambda x: fail() if next(count) == 4 else x
-    handle = None
-    if where == "model":
-        runs = 4 if batch == 1 else 1
-        handle = net.stem.register_forward_hook(lambda *_: fail() if next(count) == runs else None)
-    kinds = {"a frame's type": TypeError, "a frame's shape": ValueError, "drawing": ValueError}
-    got = []
-    stream = explain.stream(frames(), batch=batch, **({"targets": 1} | options if where != "targets" else options))
-    with pytest.raises(kinds.get(where, OverflowError)):
-        collected(stream, got)
-    if handle:
-        handle.remove()
-    assert len(got) == 4
-    assert next(stream, None) is None
-    assert not drawing()
-    wanted = explain(video[:4], targets=1, size=None, normalize=None) if batch == 4 else None
-    if batch == 4:
-        equal(got, [fusedcam.overlay(x, heat, normalize="minmax") for x, heat in zip(video[:4], wanted, strict=True)])
-    else:
-        equal(got, one_by_one(explain, video[:4]))
-
-
-def test_frames_that_wait_for_their_batch_come_before_an_error(explain, video):
-    def frames():
-        yield from video[:5]
-        raise OverflowError
-
-    got = []
-    with pytest.raises(OverflowError):
-        collected(explain.stream(frames(), targets=1, batch=3), got)
-    raw = [*explain(video[:3], targets=1, size=None, normalize=None)]
-    raw += explain(video[3:5], targets=1, size=None, normalize=None)
-    equal(got, [fusedcam.overlay(x, heat, normalize="minmax") for x, heat in zip(video[:5], raw, strict=True)])
-
-
 def test_an_interrupt_ends_the_thread(explain, video):
     def frames():
         yield from video[:4]
@@ -284,6 +192,18 @@ REFUSED = {
     "frames": ({"frames": 3}, TypeError, "frames is of type int; accepted is an iterable of tensors"),
     "path": ({"frames": "video.mp4"}, TypeError, "frames is of type str; accepted is an iterable of tensors"),
 }
+
+
+@pytest.mark.parametrize("layers", ["body", ["stem", "body"]], ids=str)
+def test_heatmaps_with_a_graph_need_memory_of_their_own(layers, net, video):
+    explain, read = GradCAM(net, layers, create_graph=True), []
+    with pytest.raises(ValueError, match=r"^copy is False, but create_graph is True, .*; accepted is copy=True"):
+        explain.stream((read.append(x) or x for x in video), targets=1, kind="heatmap", copy=False)
+    assert not read
+    assert all(heat.requires_grad for heat in explain.stream(video, targets=1, kind="heatmap"))
+    stream = explain.stream(video, targets=1, copy=False)  # pictures have none
+    plain = GradCAM(net, layers)
+    equal([one.clone() for one in stream], [fusedcam.overlay(x, plain(x[None], targets=1)[0]) for x in video])
 
 
 @pytest.mark.parametrize(("options", "kind", "message"), REFUSED.values(), ids=REFUSED)

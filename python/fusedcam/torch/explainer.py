@@ -1,6 +1,5 @@
 """Explainer: a model, a layer and images in, heatmaps out. A method is its `method`, or a step replaced."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -12,6 +11,7 @@ from .capture import Capture, Captured, Plan
 from .forms import Layout, checked_form
 from .fused import Fuse, check_fuse, fused
 from .located import LayersMeant
+from .plan import LastCall
 from .stream import stream_of
 from .wrapped import inside
 
@@ -48,7 +48,7 @@ class Explainer:
     The model runs as in inference up to the layer; only what follows is recorded, and the score is differentiated with
     respect to the layer's output alone. Parameters' `.grad`, modes, `requires_grad` flags and the caller's grad mode
     stay as they are. Hooks are on the model during a call only, and act only for the call's own thread. Several
-    threads may explain one model.
+    threads may explain one model. A copy or pickle has a model of its own, and has made no call.
 
     A layer returns a map [N, C, H, W] of floats, tokens [N, T, C], or a container whose first such tensor is meant. The
     tokens' grid is found from their count and the images' shape, where it is that of square patches, after no other
@@ -85,6 +85,8 @@ class Explainer:
 
     method: ClassVar[str] = "gradcam"
     """A key of `fusedcam.METHODS`."""
+    _trainable: Any = None
+    """What captures maps that carry a gradient, where they do."""
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class Explainer:
         model = inside(model)
         self.model, self.eval, self.fuse = model, eval, fuse
         self._capture = Capture(model, target_layer, call, form, shortcut=shortcut)
-        self._last = threading.local()
+        self._last = LastCall()
         self._warn_of_training = self._warn_of_probabilities = True
 
     def __call__(
@@ -204,6 +206,11 @@ class Explainer:
         """The fused maps of several layers."""
         own = finish._replace(size=None)
         return fused([self._heat(one, own) for one in captured], self.fuse, finish)
+
+    @property
+    def _finished_last(self) -> bool:
+        """Whether raw maps at the layer's resolution, resampled and normalised, are those of a call."""
+        return len(self._capture.layers) < 2
 
     def _note(self, captured: Captured) -> None:
         """What `output` and `plan` tell of afterwards."""

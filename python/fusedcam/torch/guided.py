@@ -4,7 +4,6 @@ The rule is laid on the nodes of the recorded graph, which knows every ReLU what
 is not touched, and the graph is gone after the call.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from . import state
 from .derivatives import derivatives, nodes_of, stacked
 from .explainer import Explainer, Run
 from .outputs import describe, detached, find_map
+from .plan import LastCall
 from .recording import Watch
 from .targets import score_function
 from .whole import recorded
@@ -62,7 +62,7 @@ class GuidedBackprop:
             raise TypeError(f"model is of type {type(model).__name__}; accepted is a torch.nn.Module")
         self.model, self.eval = inside(model), eval
         self._warn_of_training = True
-        self._last = threading.local()
+        self._last = LastCall()
 
     def __call__(self, x: Tensor, *args: Any, targets: Any = None, **kwargs: Any) -> Tensor:
         """The gradients of a batch.

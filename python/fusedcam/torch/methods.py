@@ -27,6 +27,8 @@ def _explainer(method: Method) -> type[Explainer]:
 EXPLAINERS: dict[str, type[Explainer]] = {method.class_name: _explainer(method) for method in METHODS.values()}
 """By class name, as `fusedcam.torch` hands them out."""
 
+globals().update(EXPLAINERS)  # where pickles look for them
+
 
 def explainer_of(method: str) -> type[Explainer]:
     """The class of a method by its name in `fusedcam.METHODS`.

@@ -1,11 +1,12 @@
 """What a capture brings, and the account of how it was done."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Captured", "Plan", "Shortcut"]
+__all__ = ["Captured", "LastCall", "Plan", "Shortcut"]
 
 Shortcut = Literal["none", "pooled", "linear"]
 
@@ -61,3 +62,10 @@ class Captured(NamedTuple):
     output: Any
     """The model's own, detached."""
     plan: Plan
+
+
+class LastCall(threading.local):
+    """What each thread's last call leaves to be asked for. A copy or pickle of its explainer has made no call."""
+
+    def __reduce__(self) -> tuple[type["LastCall"], tuple[()]]:
+        return type(self), ()

@@ -92,6 +92,10 @@ class RefineCAM(Explainer):
         self._last.output, self._last.plan = detached(output), Plan(names, 0, 1, shape, where, ())  # type: ignore[arg-type]
         return finished(product, finish._replace(size=None))
 
+    @property
+    def _finished_last(self) -> bool:
+        return False  # what is multiplied is normalised at the heatmap's size
+
     def _checked(self, steps: list[Step], n: int) -> list[Step]:
         if len(steps) != len(self._layers):
             raise RuntimeError(

@@ -94,8 +94,9 @@ class RuleExplainer(Explainer):
             other = "eigen_smooth is True" if eigen_smooth else f"{type(self).__name__} has none"
             raise ValueError(f"create_graph is True, but {other}; accepted is False")
         self.weight_eps, self.eigen_smooth = float(weight_eps), eigen_smooth
-        self._trainable = TrainableCapture(model, target_layer, call, self._capture.form) if create_graph else None
+        self._trainable: TrainableCapture | None = None
         if create_graph:
+            self._trainable = TrainableCapture(model, target_layer, call, self._capture.form)
             self._warn_of_training = self._warn_of_probabilities = False  # training is what it is for
 
     def _explain(self, run: Run, finish: Finish) -> Tensor:

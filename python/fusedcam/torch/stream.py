@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..functional import overlay, resize
-from .copies import repeated_targets
-from .frames import Batch, batches, displayable, share_memory
-from .outputs import rows
-from .targets import class_indices, score_function
+from .batched import Explained, explained_apart, for_batch, joined
+from .frames import Batch, Buffers, batches, displayable, kept
+from .outputs import rebuilt, rows, shares_memory
 
 if TYPE_CHECKING:
     from .explainer import Explainer
@@ -44,18 +43,19 @@ def stream_of(
 
     Equivalent to, for every frame x with its picture::
 
-        overlay(picture, explain(x[None], size=None, normalize=None)[0], normalize="minmax")
+        overlay(picture, explain(x[None])[0])
 
-    which of one layer is `overlay(picture, explain(x[None])[0])`. A frame is read when it is needed, on the caller's
-    thread, where the model runs too. On the CPU a second thread draws it while the next one is read and explained, so
-    that from the second frame on what is yielded is one frame (or batch) behind what was read; where frames lie in one
-    and the same memory, which is written anew for each, every frame is drawn before the next is read. An error comes
-    after all pictures of the frames before it. Closing the iterator, or leaving a loop over it, ends the thread.
+    where of one layer, and a picture of another size than the frame, the heatmap is of the picture's size. A frame is
+    read when it is needed, on the caller's thread, where the model runs too. On the CPU a second thread draws it while
+    the next one is read and explained, so that what is yielded is one frame (or batch) behind what was read; it draws
+    on a copy. An error comes after all pictures of the frames before it. Where a batch fails in the model, its frames
+    are explained one by one to find which of them it was; the error of a batch whose frames all succeed alone comes
+    before its pictures. Closing the iterator, or leaving a loop over it, ends the thread.
 
     Args:
         frames: [C, H, W] tensors, or [n, C, H, W], explained as they come: the model's first argument; or pairs of
-            such a tensor and its picture (or n pictures), as `fusedcam.overlay` takes them. A frame's memory may be
-            written to when its picture has come.
+            such a tensor and its picture (or n pictures), as `fusedcam.overlay` takes them. The memory of both may be
+            written to as soon as the next is asked for.
         picture: from a frame [C, H, W] to its picture, for models whose input is none, as where it is normalised; it is
             called on the second thread. Without it and without pairs the frame itself is the picture: uint8, or floats
             from 0 to 1.
@@ -69,7 +69,7 @@ def stream_of(
         batch: how many frames [C, H, W] of one shape are explained at once.
         outputs: yield pairs of the picture and what the model returned for the frame, [1, ...].
         copy: what is yielded is the caller's. Otherwise it is overwritten when the next is asked for: two buffers take
-            turns, and no memory is allocated for pictures.
+            turns, and no memory is allocated for pictures. Heatmaps of create_graph=True are always the caller's.
         overlap: draw on a second thread. Without it every frame is yielded before the next is read.
         kwargs: arguments of the model by name, the same for every frame.
 
@@ -99,84 +99,142 @@ def stream_of(
     if not isinstance(frames, Iterable) or isinstance(frames, str | bytes):
         raise TypeError(f"frames is of type {type(frames).__name__}; accepted is an iterable of tensors")
 
+    if kind == "heatmap" and not copy and self._trainable is not None:
+        raise ValueError(
+            "copy is False, but create_graph is True, whose heatmaps lead to memory that is not written to again; "
+            "accepted is copy=True"
+        )
+
     if relu is not None:
         kwargs["relu"] = relu
-    each = batches(frames, batch, space, pairs=picture is None)
-    ring = _Ring(copy)
     extents = (size,) * space if isinstance(size, int) else size
+    # Scores at the layer's resolution, which are resampled, normalised and drawn in one pass; not where a call
+    # normalises more than the result.
+    raw = self._finished_last
 
-    def explained(given: Batch) -> tuple[Tensor, Any]:
-        own = _for_batch(targets, len(given.x))
+    def at_once(x: Tensor, own: Any, found: Explained) -> None:
+        n = len(x)
+        meant = for_batch(targets, n) if targets_of is None else joined(own)
+        form: dict[str, Any] = {"size": None, "normalize": None}
+        if not raw:
+            form = {"size": extents or tuple(x.shape[-space:]), "normalize": normalize}
+        heat = self(x, targets=meant, nan=nan, **form, **kwargs)
+        with torch.inference_mode(False), torch.enable_grad():  # in any mode a graph, where there is one, leads on
+            found.heats.extend(heat)
+            if outputs:
+                found.outputs.extend(rows(self.output, i, 1, n) for i in range(n))
+
+    def explained(given: Batch, found: Explained) -> None:
+        own: list[Any] = []
         if targets_of is not None:
-            own = _joined([targets_of(given.first + i) for i in range(len(given.x))])
-        # Scores at the layer's resolution: they are resampled, normalised and drawn in one pass.
-        heat = self(given.x, targets=own, size=None, normalize=None, nan=nan, **kwargs)
-        return heat, self.output if outputs else None
+            try:
+                for i in range(len(given.x)):
+                    own.append(targets_of(given.first + i))
+            except Exception:
+                if own:
+                    explained_apart(at_once, given.x[: len(own)], own, found)
+                raise
+        explained_apart(at_once, given.x, own, found)
 
-    def drawn(given: Batch, heat: Tensor, turn: int) -> list[Tensor]:
+    def drawn(given: Batch, heats: list[Tensor], turn: int, made: list[Tensor]) -> None:
+        for i, heat in enumerate(heats):
+            made.append(one_of(given, heat, turn, i))
+
+    def one_of(given: Batch, heat: Tensor, turn: int, i: int) -> Tensor:
         if kind == "heatmap":
+            if not raw:
+                return heat
             at: Any = extents or tuple(given.x.shape[-space:])
-            draw = partial(resize, size=at, normalize=normalize)
-            return [ring(turn, i, (one.shape, at, one.dtype), partial(draw, one)) for i, one in enumerate(heat)]
-        pictures = [displayable(given, i, picture) for i in range(len(given.x))]
-        draw = partial(_overlaid, colormap=colormap, alpha=alpha, normalize=normalize)
-        return [
-            ring(turn, i, (one.shape, one.dtype, heat.shape[1:]), partial(draw, one, heat[i]))
-            for i, one in enumerate(pictures)
-        ]
+            with torch.inference_mode(False), torch.enable_grad():
+                return results(turn, i, (heat.shape, at, heat.dtype), partial(resize, heat, at, normalize=normalize))
+        image = displayable(given, i, picture)
+        options = {"colormap": colormap, "alpha": alpha, "normalize": normalize if raw else None}
+        return results(turn, i, (image.shape, image.dtype, heat.shape), partial(_overlaid, image, heat, **options))
 
-    return _run(each, explained, drawn, overlap, outputs)
+    results, pictures = Buffers(copy), Buffers()
+
+    def lasting(given: Batch, turn: int) -> Batch:
+        return kept(given, pictures, turn, handed=picture is not None) if kind == "overlay" else given
+
+    each = batches(frames, batch, space, pairs=picture is None)
+    return _run(each, explained, drawn, lasting, overlap, outputs)
+
+
+class _Pending(NamedTuple):
+    """A batch that is being drawn."""
+
+    future: Future[None]
+    made: list[Tensor]
+    """Its pictures, as far as they got."""
+    outputs: list[Any]
 
 
 def _run(
     source: Iterator[Batch],
-    explained: Callable[[Batch], tuple[Tensor, Any]],
-    drawn: Callable[[Batch, Tensor, int], list[Tensor]],
+    explained: Callable[[Batch, Explained], None],
+    drawn: Callable[[Batch, list[Tensor], int, list[Tensor]], None],
+    lasting: Callable[[Batch, int], Batch],
     overlap: bool,
     outputs: bool,
 ) -> Iterator[Any]:
-    """Draws each batch while the next is explained."""
+    """Draws each batch while the next is explained. What is raised comes after what was made before."""
     worker: ThreadPoolExecutor | None = None
-    pending: tuple[Future[list[Tensor]], Any] | None = None
-    before: Batch | None = None
-    given: Batch | None
+    pending: _Pending | None = None
+    following: _Pending | None = None
+    failure: Exception | None = None
     turn = 0
 
-    def each(pictures: list[Tensor], output: Any) -> Iterator[Any]:
-        for i, one in enumerate(pictures):
-            yield (one, rows(output, i, 1, len(pictures))) if outputs else one
+    def each(made: list[Tensor], of_model: list[Any]) -> Iterator[Any]:
+        for i, one in enumerate(made):
+            yield (one, of_model[i]) if outputs else one
 
     try:
         while True:
-            failure = None
+            given, found = None, Explained([], [])
+            made: list[Tensor] = []
             try:
                 given = next(source, None)
-                if given is not None:
-                    heat, output = explained(given)
+                if given:
+                    explained(given, found)
             except Exception as error:
-                given, failure = None, error
-            future = None
-            # CUDA's kernels are launched, not waited for. The first frame is drawn before the second is read, whose
-            # memory shows whether that is written anew.
-            if given and overlap and heat.device.type == "cpu" and before and not share_memory(before, given):
+                failure = error
+            heats = found.heats
+            # CUDA's kernels are launched, not waited for. What a graph leads to lasts until the next frame is read, as
+            # does the batch itself; what the thread reads has to last longer.
+            if given and overlap and heats and heats[0].device.type == "cpu" and not heats[0].requires_grad:
                 worker = worker or ThreadPoolExecutor(1, "fusedcam.stream")
-                future = worker.submit(drawn, given, heat, turn)
-            if pending:
-                yield from each(pending[0].result(), pending[1])
-                pending = None
+                try:
+                    of_model = found.outputs
+                    if not given.own:
+                        of_model = [rebuilt(one, partial(_apart_from, given.x)) for one in of_model]
+                    following = _Pending(worker.submit(drawn, lasting(given, turn), heats, turn, made), made, of_model)
+                except Exception as error:  # no memory, say
+                    heats, failure = [], error
+            for one in (pending, following if failure else None):
+                if one:
+                    one.future.exception()  # waits
+                    yield from each(one.made, one.outputs)
+                    one.future.result()
+            if heats and given and not following:
+                try:
+                    drawn(given, heats, turn, made)
+                except Exception as error:
+                    failure = error
+                yield from each(made, found.outputs)
             if failure:
                 raise failure
             if given is None:
                 return
-            if future:
-                pending = future, output
-            else:
-                yield from each(drawn(given, heat, turn), output)
-            before, turn = given, turn + 1
+            pending, following, turn = following, None, turn + 1
     finally:
-        failure = None  # whose traceback leads back here
+        failure, pending, following, one = None, None, None, None  # whose tracebacks lead back here
         if worker:
             worker.shutdown(cancel_futures=True)
+
+
+def _apart_from(x: Tensor, output: Tensor) -> Tensor:
+    """An output in memory other than that of the frames, which may be written to before it is yielded."""
+    return output.clone() if shares_memory(x, output) else output
 
 
 def _overlaid(image: Tensor, heat: Tensor, out: Tensor | None = None, **options: Any) -> Tensor:
@@ -189,44 +247,3 @@ def _overlaid(image: Tensor, heat: Tensor, out: Tensor | None = None, **options:
     for one, place in zip(heat, out, strict=True):
         overlay(image, one, out=place, **options)
     return out
-
-
-class _Ring:
-    """Two sets of results that take turns; none where what is yielded is the caller's."""
-
-    def __init__(self, copy: bool):
-        self.copy = copy
-        self._kept: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
-
-    def __call__(self, turn: int, i: int, form: Any, draw: Callable[..., Tensor]) -> Tensor:
-        """What `draw(out=...)` returns, for the i-th of this turn, in the memory of the one before last of its form."""
-        if self.copy:
-            return draw()
-        kept = self._kept[turn % 2]
-        before, out = kept.get(i, (None, None))
-        if before == form:
-            return draw(out=out)
-        kept[i] = form, draw()
-        result: Tensor = kept[i][1]
-        return result
-
-
-def _for_batch(targets: Any, n: int) -> Any:
-    """What `targets` means for one image, for n."""
-    return targets if targets is None or n == 1 else repeated_targets(targets, 1, n)
-
-
-def _joined(each: list[Any]) -> Any:
-    """What each of them means for one image, for all."""
-    n = len(each)
-    if n == 1 or all(one is None for one in each):
-        return each[0]
-    try:
-        classes = [class_indices(one, 1) for one in each]
-    except TypeError:  # callables, or None
-        scores = [score_function(one, 1) for one in each]
-        return lambda output: torch.cat([score(rows(output, i, 1, n)) for i, score in enumerate(scores)])
-    if len({one.shape for one in classes}) > 1:
-        shapes = [list(one.shape[1:]) for one in classes]
-        raise ValueError(f"targets_of: frames of a batch have classes {shapes}; accepted is the same number for each")
-    return torch.cat(classes)
