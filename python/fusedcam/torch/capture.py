@@ -58,7 +58,7 @@ class Capture(Located):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: what was verified was so of this model's weights, in this process."""
-        return {**self.__dict__, "head": Head(self.form, self.head.shortcut)}
+        return {**self.__dict__, "head": Head(self.model, self.form, self.head.shortcut)}
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], n: int, targets: Any) -> list[Captured]:
         """Captures a run on `args` and `kwargs`, a batch of N images, for the score that `targets` means: of each
