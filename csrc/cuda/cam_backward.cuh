@@ -44,12 +44,6 @@ struct alignas(16) ChannelSlopes {
     T total;   // the sum of the activations
 };
 
-// 64 bits take several times as long, and few indices need them.
-__device__ inline int64_t quotient(int64_t value, int64_t divisor) {
-    if ((static_cast<uint64_t>(value) | static_cast<uint64_t>(divisor)) >> 32 != 0) return value / divisor;
-    return static_cast<uint32_t>(value) / static_cast<uint32_t>(divisor);
-}
-
 // One pixel of every array.
 class Pixel {
   public:
@@ -80,21 +74,6 @@ __device__ auto slopes_at(const CamSlopes& plan, const Element* activations, con
     for (int m = 0; m < Rule::moments; ++m) g[m] = static_cast<T>(wide(own[m * plan.gradients.moment]));
     if constexpr (Rule::reads_activations) a = static_cast<T>(wide(activations[pixel.in(plan.activations)]));
     return rules::slopes<Rule>(a, g, total, static_cast<T>(plan.eps));
-}
-
-// The sum of all that the threads of a channel have, in each of them; `scratch` has room for one a warp where they are
-// the whole block.
-template <class T>
-__device__ T group_sum(T value, int lane_bits, T* scratch) {
-    const int lanes = 1 << lane_bits;
-    for (int step = (lanes < warp ? lanes : warp) / 2; step > 0; step /= 2) value += shuffle_xor(value, step);
-    if (lanes <= warp) return value;
-    if (thread() % warp == 0) scratch[thread() / warp] = value;
-    block_barrier();
-    T sum = T(0);
-    for (int i = 0; i < threads / warp; ++i) sum += scratch[i];
-    block_barrier();
-    return sum;
 }
 
 // Of channel `channel` of [N, K, C]; every thread of it calls, and of none beyond the last one `pixels` are read.
