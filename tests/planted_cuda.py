@@ -177,6 +177,21 @@ BUGS = {
         "plan.pixels > 2048) plan.lane_bits = 8;",
         "plan.pixels > 2048) plan.lane_bits = 7;",
     ),
+    "the last part of a large channel is left out": (
+        "cam_backward.cuh",
+        "i = thread() % warp; i < parts; i += warp",
+        "i = thread() % warp; i + 1 < parts; i += warp",
+    ),
+    "a part's sum of activations in place of its channel's": (
+        "cam_backward.cuh",
+        "total = whole || totals ?",
+        "total = true ?",
+    ),
+    "every part of a large channel goes on to its end": (
+        "cam_backward.cuh",
+        "end = whole ? plan.pixels : share",
+        "end = true ? plan.pixels : share",
+    ),
     "no barrier before the warps' ties are read": (
         "resize_backward.cuh",
         "scratch.extremes[thread() / warp] = sums;\n    block_barrier();",
