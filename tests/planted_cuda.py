@@ -159,8 +159,8 @@ BUGS = {
     ),
     "terms do not change with the sum of activations": (
         "cam_backward.cuh",
-        "weight.by_sum * by_total + weight.by_total",
-        "T(0) * by_total + weight.by_total",
+        "weight.by_sum * sums.by_total + weight.by_total",
+        "T(0) * sums.by_total + weight.by_total",
     ),
     "a derivative's rows and columns swapped": (
         "cam_backward.cuh",
