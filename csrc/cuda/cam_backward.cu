@@ -77,7 +77,7 @@ CamSums<T> cut(const CamSlopes& plan, void* start, int64_t& bytes) {
     const int64_t count = plan.images * plan.classes * plan.channels;
     rules::with(plan.rule, [&](auto rule) {
         if (!rule.weights || count == 0) return;
-        sums.channels = pieces.take<ChannelSlopes<T>>(count);
+        sums.channels = pieces.take<ChannelSlopes<decltype(rule), T>>(count);
         if (plan.parts == 1) return;
         sums.parts = pieces.take<PartSums<T>>(count * plan.parts);
         if (rule.sums_activations) sums.totals = pieces.take<T>(count * plan.parts);

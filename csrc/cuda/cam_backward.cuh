@@ -3,6 +3,8 @@
 // Large channels are added up in parts, and a launch more combines them.
 #pragma once
 
+#include <type_traits>
+
 #include "../array_view.hpp"
 #include "../slopes.hpp"
 #include "map.cuh"
@@ -38,14 +40,20 @@ struct CamSlopes {
 
 constexpr int64_t written = 4 * threads;  // pixels of an image's channels, by one block
 
-// What a channel's pixels have to know of all of it, for one class of a rule of weights.
+// What a channel's pixels have to know of all of it, for one class of a rule of weights; the last two where the weight
+// takes the sum of the activations.
 template <class T>
-struct alignas(16) ChannelSlopes {
+struct alignas(2 * sizeof(T)) WeightSums {
     T weight;  // score_p += weight A_p
     T common;  // what a change of one term counts
-    T even;    // what a change of any activation counts by the sum of all, which the weight takes
-    T total;   // the sum of the activations
 };
+template <class T>
+struct alignas(16) AllSums : WeightSums<T> {
+    T even;   // what a change of any activation counts by the sum of all
+    T total;  // the sum of the activations
+};
+template <class Rule, class T>
+using ChannelSlopes = std::conditional_t<Rule::sums_activations, AllSums<T>, WeightSums<T>>;
 
 // What the pixels of a channel, or of a part of it, add up to.
 template <class T>
@@ -57,9 +65,9 @@ struct PartSums {
 // The workspace; there are parts where a channel has more than one.
 template <class T>
 struct CamSums {
-    ChannelSlopes<T>* channels;  // [N, K, C]
-    PartSums<T>* parts;          // [N, K, C, parts]
-    T* totals;                   // the same, the activations'
+    void* channels;      // ChannelSlopes<Rule, T> [N, K, C]
+    PartSums<T>* parts;  // [N, K, C, parts]
+    T* totals;           // the same, the activations'
 };
 
 // One pixel of every array.
@@ -153,10 +161,17 @@ __device__ T parts_sum(int64_t parts, Part&& part) {
 }
 
 template <class Rule, class T>
-__device__ ChannelSlopes<T> slopes_of(const CamSlopes& plan, const PartSums<T>& sums, T total) {
+__device__ void write_channel(const CamSlopes& plan, void* channels, int64_t channel, const PartSums<T>& sums,
+                              T total) {
     const auto weight = rules::weight_slopes<Rule>(sums.terms, total, plan.pixels, static_cast<T>(plan.eps));
-    return {weight.weight, sums.products * weight.by_sum,
-            sums.products * (weight.by_sum * sums.by_total + weight.by_total), total};
+    ChannelSlopes<Rule, T> slopes;
+    slopes.weight = weight.weight;
+    slopes.common = sums.products * weight.by_sum;
+    if constexpr (Rule::sums_activations) {
+        slopes.even = sums.products * (weight.by_sum * sums.by_total + weight.by_total);
+        slopes.total = total;
+    }
+    static_cast<ChannelSlopes<Rule, T>*>(channels)[channel] = slopes;
 }
 
 // Of the channels from `first` on. For rules of weights. `totals`: of channels of several parts the activations alone,
@@ -190,7 +205,7 @@ __global__ void __launch_bounds__(threads, resident<T>)
             const PartSums<T> found = own.template sums<Rule>(total);
             if (!writes) return;
             if (whole)
-                sums.channels[channel] = slopes_of<Rule>(plan, found, total);
+                write_channel<Rule>(plan, sums.channels, channel, found, total);
             else
                 sums.parts[place] = found;
         }
@@ -215,14 +230,14 @@ __global__ void __launch_bounds__(threads, resident<T>)
             if constexpr (Rule::sums_activations) {
                 total = parts_sum<T>(plan.parts, [&](int64_t i) { return sums.totals[channel * plan.parts + i]; });
             }
-            if (thread() % warp == 0) sums.channels[channel] = slopes_of<Rule>(plan, found, total);
+            if (thread() % warp == 0) write_channel<Rule>(plan, sums.channels, channel, found, total);
         }
     });
 }
 
 // All that is written of one pixel of one channel.
 template <class Rule, class Element, class T>
-__device__ void write_slopes(const CamSlopes& plan, const ChannelSlopes<T>* sums, int64_t n, int64_t c, int64_t p) {
+__device__ void write_slopes(const CamSlopes& plan, const void* channels, int64_t n, int64_t c, int64_t p) {
     using Variable = rules::Variables<Rule>;
     const Pixel pixel(plan, p);
     const auto* activations = plan.activations.at<const Element>(n, 0, c);
@@ -230,10 +245,13 @@ __device__ void write_slopes(const CamSlopes& plan, const ChannelSlopes<T>* sums
     for (int64_t k = 0; k < plan.classes; ++k) {
         const int64_t map = n * plan.classes + k;
         const T score = reinterpret_cast<const T*>(plan.scores)[map * plan.pixels + p];
-        ChannelSlopes<T> of{T(0), score, T(0), T(0)};
-        if constexpr (Rule::weights) of = sums[map * plan.channels + c];
+        ChannelSlopes<Rule, T> of{};
+        of.common = score;
+        if constexpr (Rule::weights) of = static_cast<const ChannelSlopes<Rule, T>*>(channels)[map * plan.channels + c];
+        T total = T(0);
+        if constexpr (Rule::sums_activations) total = of.total;
         const auto slopes =
-            slopes_at<Rule, T>(plan, activations, plan.gradients.at<const Element>(n, k, c), pixel, of.total);
+            slopes_at<Rule, T>(plan, activations, plan.gradients.at<const Element>(n, k, c), pixel, total);
         if constexpr (Rule::weights) of_activation += of.weight * score;
         if constexpr (Rule::reads_activations) of_activation += of.common * slopes.slope[Variable::activation];
         if constexpr (Rule::sums_activations) of_activation += of.even;
@@ -252,15 +270,14 @@ __device__ void write_slopes(const CamSlopes& plan, const ChannelSlopes<T>* sums
 // Of the images from `first` on, each by `tiles` blocks.
 template <class Element, class T>
 __global__ void __launch_bounds__(threads, resident<T>)
-    write_cam_slopes(const __grid_constant__ CamSlopes plan, const ChannelSlopes<T>* sums, int64_t tiles,
-                     int64_t first) {
+    write_cam_slopes(const __grid_constant__ CamSlopes plan, const void* channels, int64_t tiles, int64_t first) {
     const int64_t image = block_x() / tiles, tile = block_x() - image * tiles, count = plan.channels * plan.pixels,
                   end = (tile + 1) * written < count ? (tile + 1) * written : count;
     const int64_t inner = plan.by_channel ? plan.channels : plan.pixels;
     rules::with(plan.rule, [&](auto rule) {
         for (int64_t i = tile * written + thread(); i < end; i += threads) {
             const int64_t outer = quotient(i, inner), rest = i - outer * inner;
-            write_slopes<decltype(rule), Element, T>(plan, sums, first + image, plan.by_channel ? rest : outer,
+            write_slopes<decltype(rule), Element, T>(plan, channels, first + image, plan.by_channel ? rest : outer,
                                                      plan.by_channel ? outer : rest);
         }
     });

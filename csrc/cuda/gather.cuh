@@ -2,6 +2,8 @@
 // the rows or those across them, then along the other.
 #pragma once
 
+#include <type_traits>
+
 #include "resize_backward.cuh"
 
 namespace fusedcam::cuda {
