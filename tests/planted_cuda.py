@@ -192,6 +192,11 @@ BUGS = {
         "end = whole ? plan.pixels : share",
         "end = true ? plan.pixels : share",
     ),
+    "the workspace has no room for all parts' totals": (
+        "cam_backward.cu",
+        "pieces.take<T>(count * plan.parts)",
+        "pieces.take<T>(count)",
+    ),
     "no barrier before the warps' ties are read": (
         "resize_backward.cuh",
         "scratch.extremes[thread() / warp] = sums;\n    block_barrier();",
