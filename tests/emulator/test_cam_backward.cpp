@@ -156,7 +156,7 @@ TEST_CASE(large_channels_are_added_up_in_parts) {
         };
         std::apply([&](auto... rule) { (check(rule), ...); }, rules::All{});
     }
-    Array a(shape_of({1, 2, 129, 130}), DType::float32), w(shape_of({1, 2, 2}), DType::float32),
+    Array a(shape_of({1, 20, 129, 130}), DType::float32), w(shape_of({1, 2, 20}), DType::float32),
         scores(shape_of({1, 2, 129, 130}), DType::float32);
     for (Array* array : {&a, &w, &scores}) array->fill_normal();
     check_given({a, w, scores, CamSource::weights, raw_options("gradcam", 0)}, 100, "weights", 0);
