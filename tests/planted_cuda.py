@@ -138,12 +138,12 @@ BUGS = {
     "masked images read in runs at any stride": ("mask.cuh", "masking.image_vector && count", "count"),
     # Derivatives.
     "no barrier before the warps' parts of a channel's sum are read": (
-        "cam_backward.cuh",
+        "sums.cuh",
         "scratch[thread() / warp] = value;\n    block_barrier();",
         "scratch[thread() / warp] = value;",
     ),
     "a channel's next sum overwrites the one that is read": (
-        "cam_backward.cuh",
+        "sums.cuh",
         "sum += scratch[i];\n    block_barrier();",
         "sum += scratch[i];",
     ),
@@ -159,8 +159,8 @@ BUGS = {
     ),
     "terms do not change with the sum of activations": (
         "cam_backward.cuh",
-        "weight.by_sum * by_total + weight.by_total",
-        "T(0) * by_total + weight.by_total",
+        "weight.by_sum * sums.by_total + weight.by_total",
+        "T(0) * sums.by_total + weight.by_total",
     ),
     "a derivative's rows and columns swapped": (
         "cam_backward.cuh",
@@ -177,31 +177,81 @@ BUGS = {
         "plan.pixels > 2048) plan.lane_bits = 8;",
         "plan.pixels > 2048) plan.lane_bits = 7;",
     ),
+    "the last part of a large channel is left out": (
+        "cam_backward.cuh",
+        "i = thread() % warp; i < parts; i += warp",
+        "i = thread() % warp; i + 1 < parts; i += warp",
+    ),
+    "a part's sum of activations in place of its channel's": (
+        "cam_backward.cuh",
+        "total = whole || totals ?",
+        "total = true ?",
+    ),
+    "every part of a large channel goes on to its end": (
+        "cam_backward.cuh",
+        "end = whole ? plan.pixels : share",
+        "end = true ? plan.pixels : share",
+    ),
+    "the workspace has no room for all parts of a channel": (
+        "cam_backward.cu",
+        "pieces.take<PartSums<T>>(count * plan.parts)",
+        "pieces.take<PartSums<T>>(count)",
+    ),
     "no barrier before the warps' ties are read": (
         "resize_backward.cuh",
-        "scratch[thread() / warp] = sums;\n    block_barrier();",
-        "scratch[thread() / warp] = sums;",
+        "scratch.extremes[thread() / warp] = sums;\n    block_barrier();",
+        "scratch.extremes[thread() / warp] = sums;",
     ),
     "ties of a warp's first pixels alone": ("resize_backward.cuh", "warp_sum(sums.highs)", "sums.highs"),
-    "the extremes of the first block alone": (
+    "the extremes of the first blocks alone": (
         "resize_backward.cuh",
-        "i < plan.tiles; ++i) {\n            const auto& part",
-        "i < 1; ++i) {\n            const auto& part",
+        "i < plan.tiles; i += warp",
+        "i < plan.tiles && i < warp; i += warp",
+    ),
+    "no barrier before a map's extremes are read": (
+        "resize_backward.cuh",
+        "= shares;\n        }\n    }\n    block_barrier();",
+        "= shares;\n        }\n    }",
     ),
     "the first launch's maps in every one": (
-        "resize_backward.cuh",
-        "given_slopes<T>(plan, first + map) + at.line",
-        "given_slopes<T>(plan, map) + at.line",
+        "gather.cuh",
+        "slopes_(given_slopes<T>(plan, first + map))",
+        "slopes_(given_slopes<T>(plan, map))",
     ),
     "the weights of an output's two inputs swapped": (
-        "resize_backward.cuh",
+        "gather.cuh",
         "at.low == x ? 1 - weight : at.high == x ? weight",
         "at.low == x ? weight : at.high == x ? 1 - weight",
     ),
+    "the last terms of a pixel that reaches far are left out": (
+        "gather.cuh",
+        "i = lane; i < count; i += lanes",
+        "i = lane; i + lanes <= count; i += lanes",
+    ),
+    "what a warp gathers of a pixel is its first lane's": (
+        "gather.cuh",
+        "by.lane_bits, scratch.sums)",
+        "by.lane_bits > 5 ? by.lane_bits : 0, scratch.sums)",
+    ),
+    "half a block for pixels that reach furthest": (
+        "resize_backward.cu",
+        "terms > each * warp ? 8",
+        "terms > each * warp ? 7",
+    ),
+    "rows first, however much passes between": (
+        "resize_backward.cu",
+        "own.width > to.width && to",
+        "own.width > (int64_t{1} << 40) && to",
+    ),
+    "across rows first, along the map's own": (
+        "gather.cuh",
+        "once ? tap_of<T>(at.x, from.width, to.width)",
+        "once ? tap_of<T>(at.x, to.width, from.width)",
+    ),
     "the workspace is a row too small": (
         "resize_backward.cu",
-        "pieces.take<double>(together_ * plan_.row_pixels())",
-        "pieces.take<double>(together_ * plan_.row_pixels() - 64)",
+        "pieces.take<double>(together_ * passed)",
+        "pieces.take<double>(together_ * passed - 64)",
     ),
     # Memory.
     "a channel beyond the last is written": ("weigh.cuh", "lane == 0 && own < channels", "lane == 0"),

@@ -94,7 +94,15 @@ def test_several_layers(fuse):
 
 @pytest.mark.parametrize("normalize", [None, "minmax", "max"])
 def test_resize(normalize):
-    for shape, size in (((2, 3, 4), (7, 5)), ((3, 6), (9,)), ((2, 2, 3, 2), (3, 5, 4)), ((1, 9, 8), (4, 3))):
+    for shape, size in (
+        ((2, 3, 4), (7, 5)),
+        ((3, 6), (9,)),
+        ((2, 2, 3, 2), (3, 5, 4)),
+        ((1, 9, 8), (4, 3)),
+        ((2, 7, 2), (3, 5)),
+        ((2, 2, 7), (5, 3)),
+        ((1, 3, 3, 2), (2, 2, 5)),
+    ):
         heatmap = torch.randn(shape).requires_grad_()
         checked(lambda heat, size=size: fusedcam.resize(heat, size, normalize=normalize, eps=0.1), (heatmap,))
 

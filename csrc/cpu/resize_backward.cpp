@@ -1,5 +1,6 @@
 // resize's derivative on the CPU: through the normalisation, whose extremes share theirs among ties, and the transposed
 // interpolation, an axis after the other.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -59,17 +60,25 @@ class ResizeBackward {
             });
         shares.share();
 
-        // Transposed along y and z while rows come, then along x.
-        std::vector<double> rows(static_cast<size_t>(own_.depth * own_.height * width)),
-            line(static_cast<size_t>(width));
+        // Transposed along y and z while rows come, then along x; the other way round where wide rows would be many
+        // more than the outputs: there is never more in between than the inputs or the outputs are.
+        const bool along_first = own_.width < width && own_.depth * own_.height > depth * height;
+        const int64_t kept = along_first ? own_.width : width;
+        std::vector<double> rows(static_cast<size_t>(own_.depth * own_.height * kept)),
+            line(static_cast<size_t>(width)), shorter(static_cast<size_t>(along_first ? kept : 0));
         each_row([&](int64_t z, int64_t y, const T* slope) {
             for (int64_t x = 0; x < width; ++x)
                 line[static_cast<size_t>(x)] = normalised(row[static_cast<size_t>(x)], slope[x], shares);
+            if (along_first) {
+                std::fill(shorter.begin(), shorter.end(), 0.0);
+                add_along(line.data(), shorter.data());
+            }
+            const double* given = along_first ? shorter.data() : line.data();
             const Tap<T> over = grid_.z[z], down = grid_.y[y];
             const auto add = [&](int64_t low_z, int64_t low_y, double weight) {
                 if (weight == 0) return;
-                double* to = rows.data() + (low_z * own_.height + low_y) * width;
-                for (int64_t x = 0; x < width; ++x) to[x] += weight * line[static_cast<size_t>(x)];
+                double* to = rows.data() + (low_z * own_.height + low_y) * kept;
+                for (int64_t x = 0; x < kept; ++x) to[x] += weight * given[x];
             };
             const double v = down.weight, w = over.weight;
             add(over.low, down.low, (1 - w) * (1 - v));
@@ -77,18 +86,21 @@ class ResizeBackward {
             add(over.high, down.low, w * (1 - v));
             add(over.high, down.high, w * v);
         });
+        if (along_first) return store(rows.data(), index);
         std::vector<double> result(static_cast<size_t>(own_.depth * plane));
-        for (int64_t line_index = 0; line_index < own_.depth * own_.height; ++line_index) {
-            const double* given = rows.data() + line_index * width;
-            double* to = result.data() + line_index * own_.width;
-            for (int64_t x = 0; x < width; ++x) {
-                const Tap<T> at = grid_.x[x];
-                const double weight = at.weight;
-                to[at.low] += (1 - weight) * given[x];
-                if (weight != 0) to[at.high] += weight * given[x];
-            }
-        }
+        for (int64_t i = 0; i < own_.depth * own_.height; ++i)
+            add_along(rows.data() + i * width, result.data() + i * own_.width);
         store(result.data(), index);
+    }
+
+    // A row of the output's width, transposed, to one of the map's.
+    void add_along(const double* given, double* to) const {
+        for (int64_t x = 0; x < grid_.x.out; ++x) {
+            const Tap<T> at = grid_.x[x];
+            const double weight = at.weight;
+            to[at.low] += (1 - weight) * given[x];
+            if (weight != 0) to[at.high] += weight * given[x];
+        }
     }
 
     void store(const double* result, int64_t index) const {

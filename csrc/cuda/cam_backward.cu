@@ -34,6 +34,9 @@ bool is_even(const ArrayView& view, int first) {
     return even;
 }
 
+// A part has enough pixels that adding up the parts costs little beside it.
+constexpr int64_t part_pixels = int64_t{1} << 14, most_parts = 1024;
+
 CamSlopes plan_slopes(const CamBackwardCall& call) {
     const ArrayView &a = call.forward.activations, &g = call.forward.gradients;
     CamSlopes plan{};
@@ -48,6 +51,7 @@ CamSlopes plan_slopes(const CamBackwardCall& call) {
     while (plan.lane_bits < 5 && plan.pixels > int64_t{8} << plan.lane_bits) ++plan.lane_bits;
     if (plan.pixels > 2048) plan.lane_bits = 8;
     static_assert(1 << 8 == threads);
+    plan.parts = std::clamp<int64_t>((plan.pixels + part_pixels - 1) / part_pixels, 1, most_parts);
     plan.flat = is_flat(a, 1) && is_flat(g, 2) && is_flat(call.of_activations, 1) && is_flat(call.of_gradients, 2);
     rules::with(plan.rule, [&](auto rule) { plan.even = rule.moments == 1 && is_even(call.of_gradients, 2); });
     plan.of_weights = call.of_weights;
@@ -65,16 +69,21 @@ CamSlopes plan_slopes(const CamBackwardCall& call) {
     return plan;
 }
 
-bool sums_channels(const CamSlopes& plan) {
-    bool sums = false;
-    rules::with(plan.rule, [&](auto rule) { sums = rule.weights; });
-    return sums && plan.classes > 0;
-}
-
+// What the workspace is cut into; `bytes` is its size.
 template <class T>
-int64_t workspace_of(const CamSlopes& plan) {
-    if (!sums_channels(plan)) return 0;
-    return plan.images * plan.classes * plan.channels * static_cast<int64_t>(sizeof(ChannelSlopes<T>));
+CamSums<T> cut(const CamSlopes& plan, void* start, int64_t& bytes) {
+    CamSums<T> sums{};
+    Pieces pieces(start);
+    const int64_t count = plan.images * plan.classes * plan.channels;
+    rules::with(plan.rule, [&](auto rule) {
+        if (!rule.weights || count == 0) return;
+        sums.channels = pieces.take<ChannelSlopes<decltype(rule), T>>(count);
+        if (plan.parts == 1) return;
+        sums.parts = pieces.take<PartSums<T>>(count * plan.parts);
+        if (rule.sums_activations) sums.totals = pieces.take<T>(count * plan.parts);
+    });
+    bytes = pieces.bytes();
+    return sums;
 }
 
 template <class Element>
@@ -82,21 +91,29 @@ void run(const CamSlopes& plan, const Queue& queue) {
     using T = WideOf<Element>;
     const OnDevice here(queue.device);
     const Device& facts = device(queue.device);
-    auto* sums = static_cast<ChannelSlopes<T>*>(queue.workspace);
-    if (sums_channels(plan)) {
+    int64_t bytes = 0;
+    const CamSums<T> sums = cut<T>(plan, queue.workspace, bytes);
+    if (sums.channels) {
         Carve carve(nullptr);
         if (plan.lane_bits > 5) carve.take<T>(threads / warp);
-        const int64_t each = threads >> plan.lane_bits, count = plan.images * plan.classes * plan.channels;
-        for (int64_t first = 0; first < count; first += most_blocks * each) {
-            const int64_t some = std::min(most_blocks * each, count - first);
-            launch(sum_cam_slopes<Element, T>, facts, queue, {(some + each - 1) / each, 1, carve.bytes()}, plan, sums,
-                   first);
+        constexpr int64_t warps = threads / warp;
+        const int64_t each = threads >> plan.lane_bits, count = plan.images * plan.classes * plan.channels,
+                      together = most_blocks / plan.parts / warps * warps * each;
+        for (int64_t first = 0; first < count; first += together) {
+            const int64_t some = std::min(together, count - first);
+            const auto add_up = [&](bool totals) {
+                launch(sum_cam_slopes<Element, T>, facts, queue,
+                       {(some * plan.parts + each - 1) / each, 1, carve.bytes()}, plan, sums, first, totals);
+            };
+            if (sums.totals) add_up(true);
+            add_up(false);
+            if (sums.parts) launch(combine_cam_parts<T>, facts, queue, {(some + warps - 1) / warps}, plan, sums, first);
         }
     }
     const int64_t tiles = (plan.channels * plan.pixels + written - 1) / written, together = most_blocks / tiles;
     for (int64_t first = 0; first < plan.images; first += together)
         launch(write_cam_slopes<Element, T>, facts, queue, {std::min(together, plan.images - first) * tiles}, plan,
-               sums, tiles, first);
+               sums.channels, tiles, first);
 }
 
 }  // namespace
@@ -104,7 +121,12 @@ void run(const CamSlopes& plan, const Queue& queue) {
 int64_t workspace(const CamBackwardCall& call, int) {
     if (call.of_activations.shape.count() == 0) return 0;
     const CamSlopes plan = plan_slopes(call);
-    return call.forward.activations.dtype == DType::float64 ? workspace_of<double>(plan) : workspace_of<float>(plan);
+    int64_t bytes = 0;
+    if (call.forward.activations.dtype == DType::float64)
+        cut<double>(plan, nullptr, bytes);
+    else
+        cut<float>(plan, nullptr, bytes);
+    return bytes;
 }
 
 void cam_backward(const CamBackwardCall& call, const Queue& queue) {

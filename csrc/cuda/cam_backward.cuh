@@ -1,9 +1,13 @@
 // The kernels of cam's derivative: what every channel adds up, then pixel after pixel what the scores change by. Two
 // launches, so that a pixel is written once, with all classes in their order, and few channels still fill a device.
+// Large channels are added up in parts, and a launch more combines them.
 #pragma once
+
+#include <type_traits>
 
 #include "../array_view.hpp"
 #include "../slopes.hpp"
+#include "map.cuh"
 #include "sums.cuh"
 
 namespace fusedcam::cuda {
@@ -24,6 +28,7 @@ struct CamSlopes {
     int64_t images, classes, channels, height, width, pixels;
     int rule;
     int lane_bits;    // 2 to the power of this are the threads that add up a channel; of a warp or the whole block
+    int64_t parts;    // blocks that share a channel; one where it is no block's
     bool flat;        // in every array a pixel's offset is its number times `column`
     bool even;        // one gradient is written for all pixels
     bool of_weights;  // it is their sum
@@ -35,20 +40,35 @@ struct CamSlopes {
 
 constexpr int64_t written = 4 * threads;  // pixels of an image's channels, by one block
 
-// What a channel's pixels have to know of all of it, for one class of a rule of weights.
+// What a channel's pixels have to know of all of it, for one class of a rule of weights; the last two where the weight
+// takes the sum of the activations.
 template <class T>
-struct alignas(16) ChannelSlopes {
+struct alignas(2 * sizeof(T)) WeightSums {
     T weight;  // score_p += weight A_p
     T common;  // what a change of one term counts
-    T even;    // what a change of any activation counts by the sum of all, which the weight takes
-    T total;   // the sum of the activations
+};
+template <class T>
+struct alignas(16) AllSums : WeightSums<T> {
+    T even;   // what a change of any activation counts by the sum of all
+    T total;  // the sum of the activations
+};
+template <class Rule, class T>
+using ChannelSlopes = std::conditional_t<Rule::sums_activations, AllSums<T>, WeightSums<T>>;
+
+// What the pixels of a channel, or of a part of it, add up to.
+template <class T>
+struct PartSums {
+    T terms, products;
+    T by_total;  // what the terms change by with the sum of the activations
 };
 
-// 64 bits take several times as long, and few indices need them.
-__device__ inline int64_t quotient(int64_t value, int64_t divisor) {
-    if ((static_cast<uint64_t>(value) | static_cast<uint64_t>(divisor)) >> 32 != 0) return value / divisor;
-    return static_cast<uint32_t>(value) / static_cast<uint32_t>(divisor);
-}
+// The workspace; there are parts where a channel has more than one.
+template <class T>
+struct CamSums {
+    void* channels;      // ChannelSlopes<Rule, T> [N, K, C]
+    PartSums<T>* parts;  // [N, K, C, parts]
+    T* totals;           // the same, the activations'
+};
 
 // One pixel of every array.
 class Pixel {
@@ -82,74 +102,142 @@ __device__ auto slopes_at(const CamSlopes& plan, const Element* activations, con
     return rules::slopes<Rule>(a, g, total, static_cast<T>(plan.eps));
 }
 
-// The sum of all that the threads of a channel have, in each of them; `scratch` has room for one a warp where they are
-// the whole block.
-template <class T>
-__device__ T group_sum(T value, int lane_bits, T* scratch) {
-    const int lanes = 1 << lane_bits;
-    for (int step = (lanes < warp ? lanes : warp) / 2; step > 0; step /= 2) value += shuffle_xor(value, step);
-    if (lanes <= warp) return value;
-    if (thread() % warp == 0) scratch[thread() / warp] = value;
-    block_barrier();
-    T sum = T(0);
-    for (int i = 0; i < threads / warp; ++i) sum += scratch[i];
-    block_barrier();
-    return sum;
-}
+// One channel of [N, K, C], and its pixels [begin, end). Every thread that adds it up calls each of these.
+template <class Element, class T>
+class ChannelPart {
+  public:
+    __device__ ChannelPart(const CamSlopes& plan, int64_t channel, int64_t begin, int64_t end, T* scratch)
+        : plan_(plan), begin_(begin), end_(end), scratch_(scratch) {
+        const int64_t map = channel / plan.channels, c = channel - map * plan.channels, n = map / plan.classes;
+        activations_ = plan.activations.at<const Element>(n, 0, c);
+        gradients_ = plan.gradients.at<const Element>(n, map - n * plan.classes, c);
+        scores_ = reinterpret_cast<const T*>(plan.scores) + map * plan.pixels;
+    }
 
-// Of channel `channel` of [N, K, C]; every thread of it calls, and of none beyond the last one `pixels` are read.
-template <class Rule, class Element, class T>
-__device__ ChannelSlopes<T> channel_slopes(const CamSlopes& plan, int64_t channel, int64_t pixels, T* scratch) {
-    const int lanes = 1 << plan.lane_bits, lane = thread() & (lanes - 1);
-    const int64_t map = channel / plan.channels, c = channel - map * plan.channels, n = map / plan.classes;
-    const auto* activations = plan.activations.at<const Element>(n, 0, c);
-    const auto* gradients = plan.gradients.at<const Element>(n, map - n * plan.classes, c);
-    const T* scores = reinterpret_cast<const T*>(plan.scores) + map * plan.pixels;
-    T total = T(0);
-    if constexpr (Rule::sums_activations) {
+    __device__ T total() const {
         Chains<T> all;
+        each([&](int64_t, const Pixel& pixel, unsigned count) { all.add(activation(pixel), count); });
+        return sum(all);
+    }
+    template <class Rule>
+    __device__ PartSums<T> sums(T total) const {
+        Chains<T> terms, along_total, products;
+        each([&](int64_t p, const Pixel& pixel, unsigned count) {
+            const auto term = slopes_at<Rule, T>(plan_, activations_, gradients_, pixel, total);
+            terms.add(term.value, count);
+            if constexpr (Rule::sums_activations) along_total.add(term.slope[rules::Variables<Rule>::total], count);
+            products.add(activation(pixel) * scores_[p], count);
+        });
+        PartSums<T> found{sum(terms), sum(products), T(0)};
+        if constexpr (Rule::sums_activations) found.by_total = sum(along_total);
+        return found;
+    }
+
+  private:
+    template <class Body>
+    __device__ void each(Body&& body) const {
+        const int lanes = 1 << plan_.lane_bits, lane = thread() & (lanes - 1);
         unsigned count = 0;
-        for (int64_t p = lane; p < pixels; p += lanes)
-            all.add(static_cast<T>(wide(activations[Pixel(plan, p).in(plan.activations)])), count++);
-        total = group_sum(all.total(), plan.lane_bits, scratch);
+        for (int64_t p = begin_ + lane; p < end_; p += lanes) body(p, Pixel(plan_, p), count++);
     }
-    Chains<T> terms, along_total, products;
-    unsigned count = 0;
-    for (int64_t p = lane; p < pixels; p += lanes, ++count) {
-        const Pixel pixel(plan, p);
-        const auto term = slopes_at<Rule, T>(plan, activations, gradients, pixel, total);
-        terms.add(term.value, count);
-        if constexpr (Rule::sums_activations) along_total.add(term.slope[rules::Variables<Rule>::total], count);
-        products.add(static_cast<T>(wide(activations[pixel.in(plan.activations)])) * scores[p], count);
+    __device__ T activation(const Pixel& pixel) const {
+        return static_cast<T>(wide(activations_[pixel.in(plan_.activations)]));
     }
-    const auto sum = [&](const Chains<T>& chains) { return group_sum(chains.total(), plan.lane_bits, scratch); };
-    const auto weight = rules::weight_slopes<Rule>(sum(terms), total, plan.pixels, static_cast<T>(plan.eps));
-    const T product = sum(products), by_total = Rule::sums_activations ? sum(along_total) : T(0);
-    return {weight.weight, product * weight.by_sum, product * (weight.by_sum * by_total + weight.by_total), total};
+    __device__ T sum(const Chains<T>& chains) const { return group_sum(chains.total(), plan_.lane_bits, scratch_); }
+
+    const CamSlopes& plan_;
+    const Element *activations_, *gradients_;
+    const T* scores_;
+    int64_t begin_, end_;
+    T* scratch_;
+};
+
+// What the parts of a channel have, `part(i)`, in every lane of a warp, in an order that depends on their number alone.
+template <class T, class Part>
+__device__ T parts_sum(int64_t parts, Part&& part) {
+    T sum = T(0);
+    for (int64_t i = thread() % warp; i < parts; i += warp) sum += part(i);
+    return warp_sum(sum);
 }
 
-// sums [N, K, C]; of the channels from `first` on. For rules of weights.
+template <class Rule, class T>
+__device__ void write_channel(const CamSlopes& plan, void* channels, int64_t channel, const PartSums<T>& sums,
+                              T total) {
+    const auto weight = rules::weight_slopes<Rule>(sums.terms, total, plan.pixels, static_cast<T>(plan.eps));
+    ChannelSlopes<Rule, T> slopes;
+    slopes.weight = weight.weight;
+    slopes.common = sums.products * weight.by_sum;
+    if constexpr (Rule::sums_activations) {
+        slopes.even = sums.products * (weight.by_sum * sums.by_total + weight.by_total);
+        slopes.total = total;
+    }
+    static_cast<ChannelSlopes<Rule, T>*>(channels)[channel] = slopes;
+}
+
+// Of the channels from `first` on. For rules of weights. `totals`: of channels of several parts the activations alone,
+// which the terms of some rules take.
 template <class Element, class T>
 __global__ void __launch_bounds__(threads, resident<T>)
-    sum_cam_slopes(const __grid_constant__ CamSlopes plan, ChannelSlopes<T>* sums, int64_t first) {
+    sum_cam_slopes(const __grid_constant__ CamSlopes plan, CamSums<T> sums, int64_t first, bool totals) {
     Carve carve(shared_memory());
     T* scratch = plan.lane_bits > 5 ? carve.take<T>(threads / warp) : nullptr;
-    const int64_t channel = first + block_x() * (threads >> plan.lane_bits) + (thread() >> plan.lane_bits),
-                  count = plan.images * plan.classes * plan.channels;
-    const bool any = channel < count;
+    const int64_t group = block_x() * (threads >> plan.lane_bits) + (thread() >> plan.lane_bits),
+                  channel = first + quotient(group, plan.parts), count = plan.images * plan.classes * plan.channels,
+                  place = first * plan.parts + group, part = place - channel * plan.parts;
+    const bool any = channel < count, whole = plan.parts == 1,
+               writes = any && (thread() & ((1 << plan.lane_bits) - 1)) == 0;
+    const int64_t begin = whole ? 0 : share(plan.pixels, part, plan.parts),
+                  end = whole ? plan.pixels : share(plan.pixels, part + 1, plan.parts);
+    const ChannelPart<Element, T> own(plan, any ? channel : count - 1, begin, any ? end : begin, scratch);
     rules::with(plan.rule, [&](auto rule) {
         using Rule = decltype(rule);
         if constexpr (Rule::weights) {
-            const auto own =
-                channel_slopes<Rule, Element, T>(plan, any ? channel : count - 1, any ? plan.pixels : 0, scratch);
-            if (any && (thread() & ((1 << plan.lane_bits) - 1)) == 0) sums[channel] = own;
+            T total = T(0);
+            if constexpr (Rule::sums_activations) {
+                total = whole || totals ? own.total() : parts_sum<T>(plan.parts, [&](int64_t i) {
+                    return sums.totals[channel * plan.parts + i];
+                });
+                if (totals) {
+                    if (writes) sums.totals[place] = total;
+                    return;
+                }
+            }
+            const PartSums<T> found = own.template sums<Rule>(total);
+            if (!writes) return;
+            if (whole)
+                write_channel<Rule>(plan, sums.channels, channel, found, total);
+            else
+                sums.parts[place] = found;
+        }
+    });
+}
+
+// Of the channels from `first` on, each by a warp.
+template <class T>
+__global__ void __launch_bounds__(threads, resident<T>)
+    combine_cam_parts(const __grid_constant__ CamSlopes plan, CamSums<T> sums, int64_t first) {
+    const int64_t channel = first + block_x() * (threads / warp) + thread() / warp;
+    if (channel >= plan.images * plan.classes * plan.channels) return;  // all the warp
+    const PartSums<T>* parts = sums.parts + channel * plan.parts;
+    PartSums<T> found;
+    found.terms = parts_sum<T>(plan.parts, [&](int64_t i) { return parts[i].terms; });
+    found.products = parts_sum<T>(plan.parts, [&](int64_t i) { return parts[i].products; });
+    found.by_total = parts_sum<T>(plan.parts, [&](int64_t i) { return parts[i].by_total; });
+    rules::with(plan.rule, [&](auto rule) {
+        using Rule = decltype(rule);
+        if constexpr (Rule::weights) {
+            T total = T(0);
+            if constexpr (Rule::sums_activations) {
+                total = parts_sum<T>(plan.parts, [&](int64_t i) { return sums.totals[channel * plan.parts + i]; });
+            }
+            if (thread() % warp == 0) write_channel<Rule>(plan, sums.channels, channel, found, total);
         }
     });
 }
 
 // All that is written of one pixel of one channel.
 template <class Rule, class Element, class T>
-__device__ void write_slopes(const CamSlopes& plan, const ChannelSlopes<T>* sums, int64_t n, int64_t c, int64_t p) {
+__device__ void write_slopes(const CamSlopes& plan, const void* channels, int64_t n, int64_t c, int64_t p) {
     using Variable = rules::Variables<Rule>;
     const Pixel pixel(plan, p);
     const auto* activations = plan.activations.at<const Element>(n, 0, c);
@@ -157,10 +245,13 @@ __device__ void write_slopes(const CamSlopes& plan, const ChannelSlopes<T>* sums
     for (int64_t k = 0; k < plan.classes; ++k) {
         const int64_t map = n * plan.classes + k;
         const T score = reinterpret_cast<const T*>(plan.scores)[map * plan.pixels + p];
-        ChannelSlopes<T> of{T(0), score, T(0), T(0)};
-        if constexpr (Rule::weights) of = sums[map * plan.channels + c];
+        ChannelSlopes<Rule, T> of{};
+        of.common = score;
+        if constexpr (Rule::weights) of = static_cast<const ChannelSlopes<Rule, T>*>(channels)[map * plan.channels + c];
+        T total = T(0);
+        if constexpr (Rule::sums_activations) total = of.total;
         const auto slopes =
-            slopes_at<Rule, T>(plan, activations, plan.gradients.at<const Element>(n, k, c), pixel, of.total);
+            slopes_at<Rule, T>(plan, activations, plan.gradients.at<const Element>(n, k, c), pixel, total);
         if constexpr (Rule::weights) of_activation += of.weight * score;
         if constexpr (Rule::reads_activations) of_activation += of.common * slopes.slope[Variable::activation];
         if constexpr (Rule::sums_activations) of_activation += of.even;
@@ -179,15 +270,14 @@ __device__ void write_slopes(const CamSlopes& plan, const ChannelSlopes<T>* sums
 // Of the images from `first` on, each by `tiles` blocks.
 template <class Element, class T>
 __global__ void __launch_bounds__(threads, resident<T>)
-    write_cam_slopes(const __grid_constant__ CamSlopes plan, const ChannelSlopes<T>* sums, int64_t tiles,
-                     int64_t first) {
+    write_cam_slopes(const __grid_constant__ CamSlopes plan, const void* channels, int64_t tiles, int64_t first) {
     const int64_t image = block_x() / tiles, tile = block_x() - image * tiles, count = plan.channels * plan.pixels,
                   end = (tile + 1) * written < count ? (tile + 1) * written : count;
     const int64_t inner = plan.by_channel ? plan.channels : plan.pixels;
     rules::with(plan.rule, [&](auto rule) {
         for (int64_t i = tile * written + thread(); i < end; i += threads) {
             const int64_t outer = quotient(i, inner), rest = i - outer * inner;
-            write_slopes<decltype(rule), Element, T>(plan, sums, first + image, plan.by_channel ? rest : outer,
+            write_slopes<decltype(rule), Element, T>(plan, channels, first + image, plan.by_channel ? rest : outer,
                                                      plan.by_channel ? outer : rest);
         }
     });

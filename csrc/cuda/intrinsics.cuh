@@ -113,6 +113,12 @@ __device__ auto wide(Element value) {
 __device__ inline float wide(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
 #endif
 
+// 64 bits take several times as long, and few indices need them.
+__device__ inline int64_t quotient(int64_t value, int64_t divisor) {
+    if ((static_cast<uint64_t>(value) | static_cast<uint64_t>(divisor)) >> 32 != 0) return value / divisor;
+    return static_cast<uint32_t>(value) / static_cast<uint32_t>(divisor);
+}
+
 // Cuts shared memory into aligned pieces; on the host, with a null start, it counts the bytes that a kernel needs.
 class Carve {
   public:

@@ -129,9 +129,9 @@ __device__ T sample(const Map& map, const Tap<T>& y, const Tap<T>& x) {
     return lerp(low, lerp(map(y.high, x.low), map(y.high, x.high), x.weight), y.weight);
 }
 
-// Those of all the block's threads, in every thread. Has a barrier; `scratch` has room for one a warp.
+// Those of all lanes of a warp, in every lane.
 template <class T>
-__device__ Extremes<T> block_extremes(Extremes<T> range, Extremes<T>* scratch) {
+__device__ Extremes<T> warp_extremes(Extremes<T> range) {
 #pragma unroll
     for (int lanes = warp / 2; lanes > 0; lanes /= 2) {
         Extremes<T> other;
@@ -139,6 +139,13 @@ __device__ Extremes<T> block_extremes(Extremes<T> range, Extremes<T>* scratch) {
         other.high = shuffle_xor(range.high, lanes);
         range.add(other);
     }
+    return range;
+}
+
+// Those of all the block's threads, in every thread. Has a barrier; `scratch` has room for one a warp.
+template <class T>
+__device__ Extremes<T> block_extremes(Extremes<T> range, Extremes<T>* scratch) {
+    range = warp_extremes(range);
     if (thread() % warp == 0) scratch[thread() / warp] = range;
     block_barrier();
     for (int i = 0; i < threads / warp; ++i) range.add(scratch[i]);

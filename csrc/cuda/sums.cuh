@@ -73,4 +73,19 @@ __device__ T warp_sum(T value) {
     return value;
 }
 
+// The sum over 2 to the power of lane_bits neighbouring threads, in each of them: of one warp, or the whole block,
+// where `scratch` has room for one a warp.
+template <class T>
+__device__ T group_sum(T value, int lane_bits, T* scratch) {
+    const int lanes = 1 << lane_bits;
+    for (int step = (lanes < warp ? lanes : warp) / 2; step > 0; step /= 2) value += shuffle_xor(value, step);
+    if (lanes <= warp) return value;
+    if (thread() % warp == 0) scratch[thread() / warp] = value;
+    block_barrier();
+    T sum = T(0);
+    for (int i = 0; i < threads / warp; ++i) sum += scratch[i];
+    block_barrier();
+    return sum;
+}
+
 }  // namespace fusedcam::cuda

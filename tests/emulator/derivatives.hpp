@@ -17,7 +17,7 @@ inline void check_close(const Array& got, const Array& exact, double loose, cons
     for (int64_t i = 0; i < exact.view().shape.count(); ++i) {
         const double wanted = exact.get(i), value = got.get(i);
         const double allowed = loose * unit(dtype) * largest + step * std::abs(wanted) + (step > 0 ? 0x1p-24 : 0);
-        CHECK(std::abs(value - wanted) <= allowed || (std::isnan(value) && std::isnan(wanted)),
+        CHECK(value == wanted || std::abs(value - wanted) <= allowed || (std::isnan(value) && std::isnan(wanted)),
               "%s, %s, round %d, element %d: %g, expected %g", what, name(dtype), round, int(i), value, wanted);
     }
 }

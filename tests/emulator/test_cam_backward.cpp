@@ -128,6 +128,40 @@ TEST_CASE(derivatives_of_all_rules_are_finite_differences) {
         rules::All{});
 }
 
+// Up to 16384 pixels a block adds a channel up, beyond them several share it, and the last part may be shorter.
+TEST_CASE(large_channels_are_added_up_in_parts) {
+    if (thread_sanitizer) return;
+    begin();
+    int round = 0;
+    for (const Size& size : {Size{128, 128}, Size{145, 113}, Size{331, 151}}) {
+        const auto check = [&](auto rule) {
+            using Rule = decltype(rule);
+            choose_order(++round);
+            const int64_t parts = size.height * size.width / 16384 + (size.height == 128 ? 0 : 1), K = integer(1, 2),
+                          N = size.height == 145 ? 2 : 1;
+            const DType dtype = any_floating();
+            Shape g_shape = shape_of({N, K, 2, size.height, size.width});
+            if (Rule::moments > 1) g_shape = shape_of({Rule::moments, N, K, 2, size.height, size.width});
+            Array a(shape_of({N, 2, size.height, size.width}), dtype, round % 2), g(g_shape, dtype, round % 3 == 0),
+                scores(shape_of({N, K, size.height, size.width}), result_dtype(dtype));
+            fill_for<Rule>(a, g);
+            scores.fill_normal();
+            const CamOptions options = raw_options(Rule::name, Rule::has_eps ? 0.25 : 0);
+            const Counts before = fake.counts;
+            check_given({a, g, scores, CamSource::gradients, options}, 100, Rule::name.data(), round);
+            const int64_t launches = !Rule::weights ? 1 : parts == 1 ? 2 : Rule::sums_activations ? 4 : 3;
+            const int64_t calls = static_cast<int64_t>(devices.size()) + 1;
+            CHECK(fake.counts.launches - before.launches == calls * launches, "%s, %d parts", Rule::name.data(),
+                  int(parts));
+        };
+        std::apply([&](auto... rule) { (check(rule), ...); }, rules::All{});
+    }
+    Array a(shape_of({1, 20, 129, 130}), DType::float32), w(shape_of({1, 2, 20}), DType::float32),
+        scores(shape_of({1, 2, 129, 130}), DType::float32);
+    for (Array* array : {&a, &w, &scores}) array->fill_normal();
+    check_given({a, w, scores, CamSource::weights, raw_options("gradcam", 0)}, 100, "weights", 0);
+}
+
 TEST_CASE(derivatives_of_any_rank_and_layout) {
     begin();
     for (int round = 0; round < rounds(30); ++round) {
