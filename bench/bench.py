@@ -9,9 +9,6 @@ flushed ones, and writes speed, error and the share of the memory's rate side by
 
 import argparse
 import json
-import os
-import platform
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,11 @@ import rate
 import tables
 from cases import CASES, Case
 from peers import ON_NUMPY, PEERS, able
+from records import RESULTS, add_output, in_files, machine, save
 from timing import compare, digits, threads
 
 HERE = Path(__file__).resolve().parent
 SANITIZERS = HERE.parent / "build" / "sanitizers.json"
-RESULTS = HERE / "results"
 MEMORY, REUSED = "load and store", "fusedcam, out="
 
 
@@ -86,34 +83,6 @@ def run(case: Case, compiled: bool, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def machine() -> dict[str, Any]:
-    facts = fusedcam.info()
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        cpu = found[1] if found else cpu
-    return {
-        "cpu": cpu,
-        "threads": facts["threads"],
-        "simd": facts["simd"],
-        "fusedcam": facts["version"],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "load": os.getloadavg()[0],
-    }
-
-
-def in_files(name: str) -> str:
-    """A machine's name as it stands in files' names."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def slug(facts: dict[str, Any]) -> str:
-    return in_files(f"{facts['cpu']} {facts['threads']} threads")
-
-
 def on_device(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
     on_cuda = torch.device(arguments.device).type == "cuda"
     facts["device"] = torch.cuda.get_device_name() if on_cuda else f"{facts['cpu']}, no GPU"
@@ -129,7 +98,7 @@ def main() -> None:
     parser.add_argument("--case", default="", help="only the cases whose title contains this")
     parser.add_argument("--rounds", type=int, default=31, help="[default: %(default)s]")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
-    parser.add_argument("--output", type=Path, help="the JSON file  [default: one per machine, in bench/results]")
+    add_output(parser)
     parser.add_argument("--device", help="measure on this torch device as gpu.py says")
     parser.add_argument("--readme", action="store_true", help="measure nothing; renew the README's table")
     arguments = parser.parse_args()
@@ -140,7 +109,6 @@ def main() -> None:
     if arguments.device:
         on_device(arguments, facts)
         return
-    output = arguments.output or RESULTS / f"{slug(facts)}.json"
     parts = arguments.part or ["cases", "end-to-end", "scaling"]
     results: dict[str, Any] = {"machine": facts}
     if "cases" in parts:
@@ -155,12 +123,10 @@ def main() -> None:
 
         results["scaling"] = scaling.measure()
         results["threads"] = scaling.over_threads()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
+    print(tables.markdown(results))
+    output = save(results, "", arguments.output)
     if "scaling" in results:
         scaling.plot(results, output.with_suffix(".png"))
-    print(tables.markdown(results))
-    print(f"\nwritten to {output}")
 
 
 if __name__ == "__main__":

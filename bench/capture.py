@@ -7,20 +7,18 @@ first call has found out what there is to know about the model.
 """
 
 import argparse
-import json
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench import machine, slug
 from fusedcam.torch import GradCAM
 from memory import peak_bytes
 from models import resnet50
 from peers import import_pytorch_grad_cam
+from records import machine, save
 from timing import interleaved, quartiles
 
 SIDE = 224
@@ -79,16 +77,13 @@ def main() -> None:
     model = resnet50()
     rows = [measure(model, "layer4", torch.rand(n, 3, SIDE, SIDE), given.rounds) for n in given.batch]
     facts = machine()
-    output = Path(__file__).with_name("results") / f"{slug(facts)}-capture.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
+    save({"machine": facts, "rows": rows}, "capture")
     for row in rows:
         print(f"ResNet-50, layer4, batch {row['batch']}, {facts['threads']} threads, load {os.getloadavg()[0]:.1f}:")
         for name, (low, middle, high) in row["ms"].items():
             ratio = "{1:.3f} ({0:.3f} to {2:.3f})".format(*row["over inference"][name]) if name != "inference" else ""
             print(f"  {name:18}{middle:8.1f} ms ({low:.1f} to {high:.1f}) {ratio:>26}{row['MB'][name]:9.1f} MB")
         print(f"  allowed for fusedcam: {row['MB allowed']:.1f} MB")
-    print(f"written to {output}")
 
 
 if __name__ == "__main__":

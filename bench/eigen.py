@@ -9,10 +9,8 @@ centres and computes the whole decomposition, which for maps of 56 x 56 takes se
 """
 
 import argparse
-import json
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 import fusedcam
-from bench import machine, slug
 from peers import import_pytorch_grad_cam
+from records import add_output, machine, save
 from timing import digits, interleaved, quartiles, threads
 
 SHAPES = [(1, 2048, 7, 7), (8, 2048, 7, 7), (1, 256, 56, 56), (8, 256, 56, 56)]
@@ -133,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, help="the JSON file  [default: one per machine, in bench/results]")
+    add_output(parser)
     given = parser.parse_args()
     facts = machine()
     rows = []
@@ -142,10 +140,7 @@ def main() -> None:
             for center in (False, True):
                 rows.append(measure(shape, center, count, given.rounds))
                 show(rows[-1])
-    output = given.output or Path(__file__).with_name("results") / f"{slug(facts)}-eigen.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
-    print(f"written to {output}")
+    save({"machine": facts, "rows": rows}, "eigen", given.output)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ ScoreCAM differ, since it aligns the corners when it upsamples; by AblationCAM b
 import argparse
 import contextlib
 import io
-import json
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +19,10 @@ import torch
 from torch import Tensor
 
 import fusedcam
-from bench import machine, slug
 from fusedcam.torch import AblationCAM, ScoreCAM
 from models import resnet50
 from peers import import_pytorch_grad_cam, numpy_bilinear, numpy_minmax, torch_bilinear, torch_minmax
+from records import machine, save
 from timing import compare, interleaved, quartiles, threads
 
 SIDE, BATCH = 96, 16
@@ -103,9 +101,7 @@ def main() -> None:
     with threads(given.threads):
         tables = {"masks": masks(4 * given.rounds + 1), "calls": whole_calls(given.rounds)}
         facts = machine() | {"threads used": given.threads, "load": round(os.getloadavg()[0], 1)}
-    output = Path(__file__).with_name("results") / f"{slug(facts)}-forward.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": facts, **tables}, indent=1) + "\n")
+    save({"machine": facts, **tables}, "forward")
     for row in tables["masks"]:
         print(row["case"])
         for name, one in row["calls"].items():
@@ -115,7 +111,6 @@ def main() -> None:
         figures = ", ".join(f"{name} {one[1]:.2f} s" for name, one in row["s"].items())
         low, middle, high = row["times"]
         print(f"{row['case']}: {figures}; {middle:.1f}x ({low:.1f} to {high:.1f}), maps apart {row['maps apart']:.1e}")
-    print(f"written to {output}")
 
 
 if __name__ == "__main__":

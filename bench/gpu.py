@@ -10,7 +10,6 @@ on the host get one pair of arrays and few rounds.
 """
 
 import itertools
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 import gpu_peers
 import peers
 from gpu_peers import Call
+from records import save
 from timing import quartiles
 
 ROTATED = 240e6  # bytes
@@ -205,6 +205,4 @@ def main(device_name: str, case: str, rounds: int, compiled: bool, output: Path,
     device = torch.device(device_name)
     rows = {c.title: measure(c, device, rounds, compiled) for c in CASES if case in c.title}
     show(rows)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
-    print(f"written to {output}")
+    save({"machine": facts, "rows": rows}, output=output)

@@ -12,11 +12,9 @@ installed, explains a few classes alone, since each of them is one run of the mo
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import skimage.data
@@ -24,11 +22,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench import machine, slug
 from end_to_end import infer, prepared
 from fusedcam.torch import GradCAM, derivatives
 from fusedcam.torch.pretrained import load
 from peers import import_pytorch_grad_cam
+from records import add_output, machine, save
 from timing import digits, interleaved, quartiles, threads
 
 COUNTS, SIZES = (1, 10, 100, 1000), (None, 224)
@@ -130,7 +128,7 @@ def main() -> None:
     parser.add_argument("--size", choices=["none", "224"], nargs="+", default=["none", "224"])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, help="the JSON file  [default: one per machine, in bench/results]")
+    add_output(parser)
     given = parser.parse_args()
     classifier = load("efficientnet-lite0")
     x = prepared(classifier, Image.fromarray(skimage.data.camera()), 1)
@@ -143,10 +141,7 @@ def main() -> None:
                 for count in given.classes:
                     rows.append(measure(classifier.model, x, count, size, given.rounds))
                     show(rows[-1])
-    output = given.output or Path(__file__).with_name("results") / f"{slug(facts)}-many-classes.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
-    print(f"written to {output}")
+    save({"machine": facts, "rows": rows}, "many-classes", given.output)
 
 
 if __name__ == "__main__":

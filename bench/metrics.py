@@ -22,6 +22,7 @@ from fusedcam.torch import GradCAM
 from fusedcam.torch.metrics import confidence_change, deletion, insertion, linear_imputation, road
 from fusedcam.torch.pretrained import SIDE, load
 from peers import import_pytorch_grad_cam
+from records import add_output, machine, save
 from timing import digits, interleaved, quartiles, threads
 
 PHOTOS = ("chelsea", "coffee", "camera", "astronaut", "rocket")
@@ -115,16 +116,18 @@ def pytorch_grad_cam_imputation(images: Tensor, removed: Tensor) -> Tensor:
     return torch.stack([impute(one, (~gone).float()) for one, gone in zip(images, removed, strict=True)])
 
 
-def compare(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> None:
-    """One line: milliseconds, how many times slower the peer is, and how far its numbers are from ours."""
+def compare(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Any]:
+    """One line, and what it says: milliseconds, how many times slower the peer is, how far apart the numbers are."""
     seconds = interleaved({"ours": ours, "theirs": theirs}, rounds, sample=0)
-    low, middle, high = quartiles(seconds["theirs"] / seconds["ours"])
+    low, middle, high = times = quartiles(seconds["theirs"] / seconds["ours"])
     gap = float(np.abs(np.asarray(ours()) - np.asarray(theirs())).max())
     print(
         f"{title:44}{quartiles(1e3 * seconds['ours'])[1]:9.1f} ms{middle:8.2f}x ({low:.2f} to {high:.2f})"
         f"   apart by {digits(gap, 2)}",
         flush=True,
     )
+    milliseconds = {name: quartiles(1e3 * figures) for name, figures in seconds.items()}
+    return {"case": title, "ms": milliseconds, "times": times, "apart": gap}
 
 
 def main() -> None:
@@ -133,7 +136,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="a network that costs next to nothing")
+    add_output(parser)
     given = parser.parse_args()
+    facts, rows = machine(), []
     images = photographs(given.images)
     lite0 = load("efficientnet-lite0").model
     explain = GradCAM(lite0)
@@ -149,16 +154,18 @@ def main() -> None:
             ("drop and increase: torch-cam", our_confidence, torchcam_confidence),
             ("ROAD combined: pytorch-grad-cam", our_road, pytorch_grad_cam_road),
         ):
-            compare(title, partial(ours, *data), partial(theirs, *data), given.rounds)
+            rows.append(compare(title, partial(ours, *data), partial(theirs, *data), given.rounds))
         for share in (0.1, 0.5, 0.9):
             edge = maps.flatten(1).quantile(1 - share, 1)[:, None, None]
             removed = maps > edge
-            compare(
-                f"imputation of {share:.0%}: pytorch-grad-cam",
+            ours, theirs = (
                 partial(linear_imputation, images, removed),
                 partial(pytorch_grad_cam_imputation, images, removed),
-                given.rounds,
             )
+            rows.append(compare(f"imputation of {share:.0%}: pytorch-grad-cam", ours, theirs, given.rounds))
+    save(
+        {"machine": facts, "images": given.images, "threads used": given.threads, "rows": rows}, "metrics", given.output
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Beside it the overlay alone, the peak of what PyTorch allocates, and what 500 pa
 
 import argparse
 import gc
-import json
 import os
 import time
 from collections.abc import Callable
@@ -18,10 +17,10 @@ import numpy as np
 import torch
 
 import fusedcam
-from bench import machine, slug
 from memory import peak_bytes
 from models import Bottleneck, resnet50
 from peers import import_pytorch_grad_cam
+from records import machine, save
 from timing import quartiles
 
 SIDE = 224
@@ -190,12 +189,10 @@ def main() -> None:
     results = {"machine": facts, "rows": rows, "overlay": overlays(15), "500 calls": left_behind()}
     print("overlay alone:", {peer: (one["us"], one["times as fast"][1]) for peer, one in results["overlay"].items()})
     print("500 calls leave:", results["500 calls"])
-    output = Path(__file__).with_name("results") / f"{slug(facts)}-patched.json"
-    output.write_text(json.dumps(results, indent=1) + "\n")
+    save(results, "patched")
     page = Path(__file__).resolve().parent.parent / "docs" / "coming-from.md"
     before, rest = page.read_text().split("<!-- patched -->\n")
     page.write_text(f"{before}<!-- patched -->\n{table(results)}\n<!-- end -->{rest.split('<!-- end -->')[1]}")
-    print(f"written to {output}")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,20 @@ weights of its moments, too, which is nothing beside its runs.
 import argparse
 import contextlib
 import io
-import json
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fusedcam.torch as ours
-from bench import machine, slug
 from fusedcam.torch.explainer import Run
 from memory import peak_bytes
 from models import resnet50
 from peers import import_pytorch_grad_cam
+from records import add_output, machine, save
 from timing import interleaved, quartiles, threads
 
 SIDE = 224
@@ -167,7 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", help="methods whose names begin so")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch's and ours")
-    parser.add_argument("--json", type=Path, help="default: bench/results/<machine>-rare.json, unless --only is given")
+    add_output(parser)
     given = parser.parse_args()
     rows = []
     with threads(given.threads):
@@ -179,10 +177,8 @@ def main() -> None:
                     rows.append({"batch": batch, **measure(name, calls, given.rounds)})
                     tell(rows[-1])
         facts = machine()
-    if given.json or not given.only:
-        path = given.json or Path(__file__).with_name("results") / f"{slug(facts)}-rare.json"
-        path.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
-        print(f"written to {path}")
+    if given.output or not given.only:
+        save({"machine": facts, "rows": rows}, "rare", given.output)
 
 
 def tell(row: dict[str, Any]) -> None:

@@ -10,10 +10,8 @@ a table of colours.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +19,9 @@ import torch
 from torch import Tensor
 
 import fusedcam
-from bench import machine, slug
 from fusedcam.torch import GradCAM
 from models import resnet50
+from records import add_output, machine, save
 from timing import digits, interleaved, quartiles, threads
 
 LOOP = "the plain loop"
@@ -116,7 +114,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--side", type=int, nargs=2, action="append", help="[default: 480 x 640 and 1080 x 1920]")
-    parser.add_argument("--output", type=Path, help="the JSON file  [default: one per machine, in bench/results]")
+    add_output(parser)
     given = parser.parse_args()
     facts = machine()
     rows = []
@@ -124,10 +122,7 @@ def main() -> None:
         for size in given.side or [(480, 640), (1080, 1920)]:
             rows.append(measure(tuple(size), given.frames, count, given.rounds))
             show(rows[-1])
-    output = given.output or Path(__file__).with_name("results") / f"{slug(facts)}-stream.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
-    print(f"written to {output}")
+    save({"machine": facts, "rows": rows}, "stream", given.output)
 
 
 if __name__ == "__main__":

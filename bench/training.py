@@ -9,9 +9,7 @@ Both ways start from one network and see the same images; the time is that of wh
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import machine, slug
 from fusedcam.torch import GradCAM
+from records import add_output, machine, save
 from timing import digits, interleaved, quartiles, threads
 
 SIDE, BOX = 32, 9
@@ -164,16 +162,14 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=3.0, help="of the loss on the map")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="the JSON file  [default: one per machine, in bench/results]")
+    add_output(parser)
     given = parser.parse_args()
     facts = machine()
     with threads(given.threads):
         found = measure(given.steps, given.more, given.weight, given.rounds)
     for name, value in found.items():
         print(f"{name}: {np.round(value, 3).tolist() if isinstance(value, list | tuple) else value}")
-    output = given.output or Path(__file__).with_name("results") / f"{slug(facts)}-training.json"
-    output.write_text(json.dumps({"machine": facts, "threads": given.threads, **found}, indent=1) + "\n")
-    print(f"written to {output}")
+    save({"machine": facts, "threads": given.threads, **found}, "training", given.output)
 
 
 if __name__ == "__main__":
