@@ -26,8 +26,8 @@ class Cam {
           grid_(size_of_channels(call.activations), call.size),
           out_(call.maps()),
           reader_(call),
-          // The rows of several classes' channels stay in cache from one class to the next.
-          together_(reader_.in_place() && group_ == 1 ? block_ : tile_channels),
+          // The rows of several classes' channels stay in the first cache from one class to the next.
+          together_(reader_.in_place() && (group_ == 1 || block_ * pixels_ <= 6144) ? block_ : tile_channels),
           sums_size_(blocks_ * group_ * pixels_) {}
 
     void run() {

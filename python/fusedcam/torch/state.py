@@ -30,10 +30,18 @@ _lock = threading.RLock()
 """Two threads that switch one model's flags at a time would each restore what the other has set."""
 
 
-def forward_hooks(model: nn.Module) -> tuple[int, ...]:
+def forward_hooks(model: nn.Module) -> list[int]:
     """Which hooks run with the model: numbers that no two of them share."""
-    own = [hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks) if hooks]
-    return tuple(number for hooks in (*_GLOBAL, *own) for number in hooks)
+    found = [number for hooks in _GLOBAL for number in hooks]
+    waiting, seen = [model], {model}
+    while waiting:  # as Module.modules() goes, which takes five times as long for its names
+        module = waiting.pop()
+        if module._forward_hooks or module._forward_pre_hooks:
+            found += [*module._forward_hooks, *module._forward_pre_hooks]
+        new = [one for one in module._modules.values() if one is not None and one not in seen]
+        seen.update(new)
+        waiting += new
+    return found
 
 
 @contextmanager
