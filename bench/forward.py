@@ -9,7 +9,6 @@ ScoreCAM differ, since it aligns the corners when it upsamples; by AblationCAM b
 import argparse
 import contextlib
 import io
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -98,9 +97,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    facts = machine() | {"threads used": given.threads}
     with threads(given.threads):
         tables = {"masks": masks(4 * given.rounds + 1), "calls": whole_calls(given.rounds)}
-        facts = machine() | {"threads used": given.threads, "load": round(os.getloadavg()[0], 1)}
     save({"machine": facts, **tables}, "forward")
     for row in tables["masks"]:
         print(row["case"])

@@ -68,6 +68,31 @@ def test_symbols_with_plain_tensors():
         np.testing.assert_allclose(graph(x)(x), x + fusedcam.cam(a, g, size=x.shape).sum(), rtol=1e-5)
 
 
+PLAIN = {
+    "cam": lambda a, g, size: fusedcam.cam(a, g, size=size),
+    "weights": lambda a, g, size: fusedcam.cam(a, weights=g[:, :, 0, 0], size=size, normalize="max"),
+    "layers": lambda a, g, size: fusedcam.cam([a, a], [g, g], size=size, fuse="max"),
+    "tokens": lambda a, g, size: fusedcam.cam(a[:, :, 0], g[:, :, 0], tokens=(size[0] - 5, 1), size=size),
+    "resize": lambda a, g, size: fusedcam.resize(a, list(size), normalize="minmax"),
+    "colorize": lambda a, g, size: fusedcam.colorize(a[:, 0], size=size),
+}
+
+
+@pytest.mark.parametrize("call", PLAIN.values(), ids=PLAIN.keys())
+def test_traced_extents_of_numpy_arrays(call):
+    """Which are constants of the trace: a symbol is its number in this run."""
+    a, g = (one.numpy() for one in pair())
+    wanted, found = call(a, g, (7, 6)), []
+
+    def traced(x):
+        found.append(call(a, g, x.shape))
+        return x.sum()
+
+    make_fx(traced, tracing_mode="symbolic")(torch.rand(7, 6))
+    assert isinstance(found[0], np.ndarray)
+    np.testing.assert_array_equal(found[0], wanted)
+
+
 g = torch.randn(2, 5, 4, 3)
 DERIVED = {
     "grad": torch.func.grad(lambda a: fusedcam.cam(a, g, size=6).square().sum()),

@@ -75,6 +75,14 @@ def test_every_explainer_of_a_wrapped_model(net, x):
 
 
 @pytest.mark.usefixtures("group")
+def test_a_static_graph_is_not_trained_through(net, x):
+    model = nn.parallel.DistributedDataParallel(net, static_graph=True)
+    with pytest.raises(ValueError, match="accepted is static_graph=False"):
+        GradCAM(model, "module.body", create_graph=True)(x, targets=1)
+    close(GradCAM(model, "module.body")(x, targets=1), wanted(net, "body", x))
+
+
+@pytest.mark.usefixtures("group")
 def test_training_goes_on_after_an_explanation(x):
     """The reducer of DistributedDataParallel waits for no gradient of ours."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

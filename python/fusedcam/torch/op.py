@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _native
 from . import formulas, library
 from .checking import check_cam, check_resize, check_size, check_tensors
 from .differentiating import Cam, Resize, has_memory
@@ -40,6 +41,12 @@ def cam(
     if (gradients is None) == (weights is None):
         raise TypeError("cam: pass exactly one of gradients and weights")
     second = gradients if weights is None else weights
+    if not _any_tensor(activations, second):  # size or tokens alone is traced
+        own = {"size": _numbers(size), "tokens": _numbers(tokens), "out": out, "weight_eps": weight_eps}
+        own |= {"relu": relu, "normalize": normalize, "nan": nan, "spatial": spatial, "eps": eps}
+        own |= {"fuse": fuse} if isinstance(activations, list | tuple) else {}
+        own |= {"layout": layout} if tokens is None else {}
+        return _native.cam(activations, gradients, weights=weights, method=method, **own)  # type: ignore[no-any-return]
     options = Options(
         weights is not None,
         method,
@@ -69,8 +76,8 @@ def _cam(activations: Tensor, second: Tensor, options: Options) -> Tensor:
         if options.nan == "raise":
             raise ValueError("cam: nan is 'raise' under torch.func; accepted there: 'propagate', 'zero'")
         return formulas.cam(activations, second, options)
-    if options.size is not None:  # symbols, where they and not the tensors are traced
-        options = options._replace(size=tuple(map(int, options.size)))
+    # Symbols, where they and not the tensors are traced.
+    options = options._replace(size=_numbers(options.size), tokens=_numbers(options.tokens))
     return Cam.apply(activations, second, options)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -109,6 +116,8 @@ def _several(activations: list[Tensor], seconds: list[Tensor], options: Options,
 
 def resize(heatmap: Tensor, size: Any, *, normalize: str | None = None, eps: float = 0.0, out: Any = None) -> Tensor:
     """`fusedcam.resize`, whose docstring tells of the arguments."""
+    if not _any_tensor(heatmap):
+        return _native.resize(heatmap, _numbers(size), normalize=normalize, eps=eps, out=out)  # type: ignore[no-any-return]
     extents = _extents(size, 2)
     if extents is None:
         raise TypeError(f"resize: size is {size!r}; accepted is an int or (height, width)")
@@ -127,6 +136,8 @@ def _resize(heatmap: Tensor, size: tuple[int, ...], normalize: str | None, eps: 
 
 def colorize(heatmap: Tensor, table: Any, size: Any, normalize: str | None, out: Any) -> Tensor:
     """The native function, by its positions. Pictures are integers, which have no derivative."""
+    if not _any_tensor(heatmap):
+        return _native.colorize(heatmap, table, _numbers(size), normalize, out)  # type: ignore[no-any-return]
     extents = _extents(size, 2)
     given = library.named(table), extents, normalize
     return _into("colorize", out, _operator(torch.ops.fusedcam.colorize, (heatmap.detach(),), *given))
@@ -154,6 +165,17 @@ def _extents(given: Any, spatial: int) -> tuple[int, ...] | None:
     if given is None or isinstance(given, list | tuple):
         return None if given is None else tuple(given)
     return (given,) * spatial
+
+
+def _any_tensor(*given: Any) -> bool:
+    return any(_any_tensor(*one) if isinstance(one, list | tuple) else isinstance(one, Tensor) for one in given)
+
+
+def _numbers(extents: Any) -> Any:
+    """What traced extents are in this run."""
+    if isinstance(extents, list | tuple):
+        return tuple(map(_numbers, extents))
+    return int(extents) if isinstance(extents, torch.SymInt) else extents
 
 
 def _into(op: str, out: Any, result: Tensor) -> Tensor:

@@ -31,13 +31,13 @@ _lock = threading.RLock()
 
 
 def forward_hooks(model: nn.Module) -> list[int]:
-    """Which hooks run with the model: numbers that no two of them share."""
+    """Which hooks run with the model, numbers that no two of them share, and in which mode."""
     found = [number for hooks in _GLOBAL for number in hooks]
     waiting, seen = [model], {model}
     while waiting:  # as Module.modules() goes, which takes five times as long for its names
         module = waiting.pop()
         if module._forward_hooks or module._forward_pre_hooks:
-            found += [*module._forward_hooks, *module._forward_pre_hooks]
+            found += [*module._forward_hooks, *module._forward_pre_hooks, module.training]
         new = [one for one in module._modules.values() if one is not None and one not in seen]
         seen.update(new)
         waiting += new

@@ -83,6 +83,11 @@ class TrainableCapture(Located):
                 raise _Again("the last map had to be found first")
             last, call = self._last_maps[shapes_of(args, kwargs)]
             layers = (last,)
+        if getattr(self._runs, "static_graph", False):
+            raise ValueError(
+                "create_graph is True, but the model is wrapped by DistributedDataParallel(static_graph=True), which "
+                "does not average gradients of a graph that is differentiated twice; accepted is static_graph=False"
+            )
         keeper = _Keeper(n, layers, self.form, copy=self._copy)
         random = torch.get_rng_state()
         with watching(keeper, layers):
