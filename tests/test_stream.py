@@ -31,6 +31,12 @@ def explain(net):
     return GradCAM(net, "body")
 
 
+def collected(stream, got):
+    """For what comes before an error."""
+    for one in stream:
+        got.append(one)
+
+
 def drawing():
     return [thread for thread in threading.enumerate() if thread.name.startswith("fusedcam.stream")]
 

@@ -11,7 +11,7 @@ from torch import nn
 import fusedcam
 from capture_models import CLASSES, Net
 from fusedcam.torch import GradCAM
-from test_stream import close, drawing, equal, one_by_one
+from test_stream import close, collected, drawing, equal, one_by_one
 
 pytestmark = pytest.mark.usefixtures("doubles")
 
@@ -29,12 +29,6 @@ def video():
 @pytest.fixture
 def explain(net):
     return GradCAM(net, "body")
-
-
-def collected(stream, got):
-    """For what comes before an error."""
-    for one in stream:
-        got.append(one)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
