@@ -193,15 +193,17 @@ class WithInput(nn.Module):
         return {"scores": self.net(x), "image": x[:, 0]}
 
 
+@pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("order", ORDERS)
-def test_outputs_that_are_views_of_the_frame(order, batch, images):
+def test_outputs_that_are_views_of_the_frame(order, batch, overlap, images):
     explain = GradCAM(WithInput().eval(), "net.body")
     stream = explain.stream(
         producer("frames", ORDERS[order], images),
         targets=lambda output: output["scores"][:, 1],
         outputs=True,
         batch=batch,
+        overlap=overlap,
     )
     outputs = [output for _, output in stream]
     equal([one["image"] for one in outputs], [scaled(image)[None, 0] for image in images])

@@ -198,15 +198,14 @@ def _run(
                     explained(given, found)
             except Exception as error:
                 failure = error
-            heats = found.heats
+            heats, of_model = found.heats, found.outputs
+            if given and not given.own:
+                of_model = [rebuilt(one, partial(_apart_from, given.x)) for one in of_model]
             # CUDA's kernels are launched, not waited for. What a graph leads to lasts until the next frame is read, as
             # does the batch itself; what the thread reads has to last longer.
             if given and overlap and heats and heats[0].device.type == "cpu" and not heats[0].requires_grad:
                 worker = worker or ThreadPoolExecutor(1, "fusedcam.stream")
                 try:
-                    of_model = found.outputs
-                    if not given.own:
-                        of_model = [rebuilt(one, partial(_apart_from, given.x)) for one in of_model]
                     following = _Pending(worker.submit(drawn, lasting(given, turn), heats, turn, made), made, of_model)
                 except Exception as error:  # no memory, say
                     heats, failure = [], error
@@ -220,7 +219,7 @@ def _run(
                     drawn(given, heats, turn, made)
                 except Exception as error:
                     failure = error
-                yield from each(made, found.outputs)
+                yield from each(made, of_model)
             if failure:
                 raise failure
             if given is None:
