@@ -31,9 +31,10 @@ FUSEDCAM_HD std::enable_if_t<std::is_floating_point_v<T>, T> unless_zero(T divis
 // since the quotient rule's would be lost in float32, to the difference of nearly equal numbers and to eps / g^3.
 template <class V, class T>
 FUSEDCAM_HD V plusplus_term(const V& positive, const V& sum, T eps) {
-    const V divisor = V(T(2)) + sum * positive;
-    if (eps == T(0)) return positive / divisor;
-    return unless_zero(positive, positive / (divisor + V(eps) / (positive * positive)));
+    V divisor = V(T(2)) + sum * positive;
+    if (eps == T(0)) return unless_zero(divisor, positive / divisor);
+    divisor = divisor + V(eps) / (positive * positive);
+    return unless_zero(positive, unless_zero(divisor, positive / divisor));
 }
 template <class V, class T>
 FUSEDCAM_HD V smooth_plusplus_term(const V& positive, const V& second, const V& third, const V& sum, T eps) {
@@ -67,8 +68,8 @@ struct GradCam : Weights {
 };
 
 // Grad-CAM++ (Chattopadhay et al. 2018, for scores exp(S)): w_c = sum of alpha relu(g), alpha = g^2 / (2 g^2 + sum(A)
-// g^3), which for g > 0 makes g / (2 + sum(A) g). Other packages' eps in the denominator of alpha is eps / g^2 in this
-// one.
+// g^3), which for g > 0 makes g / (2 + sum(A) g); a pixel whose denominator is 0 counts 0. Other packages' eps in the
+// denominator of alpha is eps / g^2 in this one.
 struct GradCamPlusPlus : Weights {
     static constexpr std::string_view name = "gradcam++";
     static constexpr bool averages = false, sums_activations = true, has_eps = true;

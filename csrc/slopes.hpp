@@ -76,11 +76,11 @@ FUSEDCAM_HD Dual<V, n> chained(const V& value, const V (&along)[arguments], cons
 template <class V, int n, class T>
 FUSEDCAM_HD Dual<V, n> plusplus_term(const Dual<V, n>& positive, const Dual<V, n>& sum, T eps) {
     const V g = positive.value, plain = V(T(2)) + sum.value * g, q = V(eps) / (g * g);
-    const V inverse = V(T(1)) / (eps == T(0) ? plain : plain + q), ratio = g * inverse;
+    const V divisor = eps == T(0) ? plain : plain + q, inverse = V(T(1)) / divisor, ratio = g * inverse;
     V along = V(T(2)) * inverse;
     if (eps != T(0)) along = along + V(T(3)) / (V(T(1)) + plain / q);
     const V slopes[] = {along * inverse, V(T(0)) - ratio * ratio};
-    return chained(plusplus_term(g, sum.value, eps), slopes, {&positive, &sum});
+    return unless_zero(Dual<V, n>(divisor), chained(plusplus_term(g, sum.value, eps), slopes, {&positive, &sum}));
 }
 // p g2 / D with D = 2 g2 + S g3 + eps.
 template <class V, int n, class T>

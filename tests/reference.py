@@ -38,7 +38,7 @@ def _sums(activations: Wide) -> tuple[Wide, Wide]:
 
 
 def gradcam_plusplus(activations: Wide, gradients: Wide, typical: bool = False, eps: float = 0) -> tuple[Wide, Wide]:
-    """Chattopadhay et al. 2018: w = sum of alpha relu(g), alpha = g^2 / (2 g^2 + sum(A) g^3 + eps), 0 where g is 0."""
+    """Chattopadhay et al. 2018: w = sum of alpha relu(g), alpha = g^2 / (2 g^2 + sum(A) g^3 + eps); by 0 it is 0."""
     moments = np.stack([gradients, gradients**2, gradients**3])
     return smoothgradcam_plusplus(activations, moments, typical, eps)
 
@@ -52,7 +52,8 @@ def smoothgradcam_plusplus(
     positive = np.maximum(first, 0)
     divisor = 2 * second + total * third + eps
     with np.errstate(invalid="ignore", divide="ignore"):
-        terms = np.where((positive == 0) | (second == 0), 0 * positive, positive * second / divisor)
+        nothing = (positive == 0) | (second == 0) | (divisor == 0)
+        terms = np.where(nothing, 0 * positive, positive * second / divisor)
         rounding = np.where(terms == 0, 0, (2 * abs(second) + size * abs(third)) / abs(divisor))
     return _weighted(terms.sum((-2, -1)), (abs(terms) * (1 + rounding)).sum((-2, -1)), activations)
 

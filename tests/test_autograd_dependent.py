@@ -123,3 +123,23 @@ def test_slopes_where_the_quotient_rule_would_cancel():
             found.append(torch.autograd.grad(maps.sum(), leaf)[0].double())
         got, exact = found
         assert (abs(got - exact) <= 1e-5 * abs(exact)).all()
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["kernels", "formulas"])
+@pytest.mark.parametrize("method", ["gradcam++", "smoothgradcam++"])
+@pytest.mark.parametrize("weight_eps", [0.0, 0.25])
+def test_a_pixel_whose_denominator_is_0_has_no_slope(weight_eps, method, create_graph):
+    a, g = torch.zeros(1, 3, 5, 4), 2 ** torch.randint(1, 3, (1, 3, 5, 4)).double()
+    a[..., 0, 0], zero = -2 - weight_eps, torch.rand(1, 3, 5, 4) < 0.5
+    found = []
+    for at_zero in (1.0, -1.0):  # there 2 g^2 + S g^3 + eps = 0; of negative gradients nothing counts either
+        gradients = torch.where(zero, at_zero, g)
+        if method == "smoothgradcam++":
+            gradients = torch.stack([gradients, gradients**2, gradients**2 * g.where(~zero, torch.ones_like(g))])
+        leaves = [a.double().requires_grad_(), gradients.requires_grad_()]
+        maps = fusedcam.cam(*leaves, method=method, weight_eps=weight_eps, relu=False, normalize=None)
+        of_a, of_g = torch.autograd.grad(maps, leaves, torch.ones_like(maps), create_graph=create_graph)
+        assert not of_g[..., zero].any()
+        assert of_g[..., ~zero].all()
+        found.append(torch.cat([maps.flatten(), of_a.flatten(), of_g.flatten()]))
+    assert torch.allclose(*found, rtol=1e-12)

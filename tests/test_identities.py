@@ -55,6 +55,34 @@ def test_a_dead_channel_counts_0(rng, method):
     assert np.isfinite(whole).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (7, 7), (37, 29)], ids=str)
+@pytest.mark.parametrize("method", ["gradcam++", "smoothgradcam++"])
+@pytest.mark.parametrize("weight_eps", [0.0, 0.5])
+def test_a_pixel_whose_denominator_is_0_counts_0(rng, shape, dtype, method, weight_eps):
+    """As a channel of XGrad-CAM does: one such pixel does not make a map of infinities. All sums are exact here."""
+    activations = np.zeros((1, 5, *shape))
+    activations[..., -1, :2] = rng.integers(0, 9, size=(1, 5, 2))
+    activations[..., 0, 0] -= activations.sum((-2, -1)) + 2 + weight_eps
+    gradients = rng.choice([0.25, 0.5, 2, 4], size=activations.shape)
+    zero = rng.random(activations.shape) < 0.3
+    gradients[zero] = 1  # 2 g^2 + S g^3 + eps = 2 - (2 + eps) + eps
+    moments = np.stack([gradients, gradients**2, gradients**3])
+    given = moments if method == "smoothgradcam++" else gradients
+    denominators = 2 * moments[1] - (2 + weight_eps) * moments[2] + weight_eps
+    assert ((denominators == 0) == zero).all()
+    weights = np.where(zero, 0, moments[2] / np.where(zero, 1, denominators)).sum((-2, -1), keepdims=True)
+    expected, largest = (weights * activations).sum(1), abs(weights * activations).sum(1).max()
+    options = {"method": method, "weight_eps": weight_eps, **RAW}
+    activations, given = activations.astype(dtype), given.astype(dtype)
+    last = np.moveaxis(activations, 1, -1), np.moveaxis(given, -3, -1)
+    for got in (
+        fusedcam.cam(activations, given, **options),
+        fusedcam.cam(activations[..., ::-1], given[..., ::-1], **options)[..., ::-1],
+        fusedcam.cam(*last, layout="last", **options),
+    ):
+        assert abs(got - expected).max() <= 1e-5 * largest
+
+
 def test_one_noisy_input_makes_smooth_gradcam_plusplus_gradcam_plusplus(rng):
     activations = abs(rng.normal(size=(2, 9, 4, 6))).astype(np.float32)
     gradients = rng.normal(size=(2, 9, 4, 6)).astype(np.float32)

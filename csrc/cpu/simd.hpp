@@ -10,7 +10,7 @@
 
 #include "../dtype.hpp"
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -52,7 +52,7 @@ struct Vector {
 
     Vector() = default;
     FUSEDCAM_INLINE explicit Vector(T all) {
-        for (Part& one : part) one = Part{} + all;
+        for (Part& one : part) one = all - Part{};  // nothing to compute: x - 0 is x, where 0 + x is not for -0
     }
 };
 
@@ -92,10 +92,29 @@ template <class T, int bytes>
 FUSEDCAM_INLINE Vector<T, bytes> greater(const Vector<T, bytes>& a, const Vector<T, bytes>& b) {
     return each(a, b, [](auto x, auto y) FUSEDCAM_LAMBDA { return x > y ? x : y; });
 }
+
+// x where it is not less than 0, else 0. Of a comparison with 0 the compiler would make two instructions.
+#if defined(__x86_64__)
+FUSEDCAM_INLINE __m128 not_below_zero(__m128 x) { return _mm_max_ps(__m128{}, x); }
+FUSEDCAM_INLINE __m128d not_below_zero(__m128d x) { return _mm_max_pd(__m128d{}, x); }
+#if defined(__AVX__)
+FUSEDCAM_INLINE __m256 not_below_zero(__m256 x) { return _mm256_max_ps(__m256{}, x); }
+FUSEDCAM_INLINE __m256d not_below_zero(__m256d x) { return _mm256_max_pd(__m256d{}, x); }
+#endif
+#if defined(__AVX512F__)
+FUSEDCAM_INLINE __m512 not_below_zero(__m512 x) { return _mm512_max_ps(__m512{}, x); }
+FUSEDCAM_INLINE __m512d not_below_zero(__m512d x) { return _mm512_max_pd(__m512d{}, x); }
+#endif
+#else
+template <class Part>
+FUSEDCAM_INLINE Part not_below_zero(Part x) {
+    return x < 0 ? Part{} : x;
+}
+#endif
 // The rules' functions of vectors.
 template <class T, int bytes>
 FUSEDCAM_INLINE Vector<T, bytes> positive_part(const Vector<T, bytes>& value) {
-    return each(value, value, [](auto x, auto) FUSEDCAM_LAMBDA { return x < T(0) ? decltype(x){} : x; });
+    return each(value, value, [](auto x, auto) FUSEDCAM_LAMBDA { return not_below_zero(x); });
 }
 template <class T, int bytes>
 FUSEDCAM_INLINE Vector<T, bytes> unless_zero(const Vector<T, bytes>& divisor, const Vector<T, bytes>& value) {

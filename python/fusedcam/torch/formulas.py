@@ -144,7 +144,10 @@ def _gradcam_plusplus(a: Tensor, g: Tensor, eps: float) -> Tensor:
         small = safe < root
         own = torch.where(small, 1.0, (root / torch.where(small, 1.0, safe)).square())
         numerator = torch.where(small, (safe / root).square(), 1.0)
-    terms = torch.where(positive, safe * numerator / ((2 + total * safe) * numerator + own), 0 * g.relu())  # NaN stays
+    divisor = (2 + total * safe) * numerator + own
+    counts = positive & (divisor != 0)
+    terms = safe * numerator / torch.where(counts, divisor, 1.0)
+    terms = torch.where(counts, terms, 0 * g.relu())  # NaN stays
     return _weighted(terms.sum(-1), a)
 
 
