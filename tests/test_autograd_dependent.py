@@ -110,18 +110,24 @@ def test_gradients_next_to_nothing_as_float64(weight_eps, create_graph):
         assert abs(got - exact).max() <= 1e-5 * abs(exact).max()
 
 
-def test_slopes_where_the_quotient_rule_would_cancel():
+@pytest.mark.parametrize("create_graph", [False, True], ids=["kernels", "formulas"])
+@pytest.mark.parametrize("weight_eps", [0.0, 1e-30, 1e-3])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_slopes_where_the_quotient_rule_would_cancel(sign, weight_eps, create_graph):
     """2 / D^2 along Grad-CAM++'s gradients, D in the thousands; along the second of Smooth Grad-CAM++'s moments."""
-    a = torch.rand(1, 2, 6, 6) + 200
+    a = sign * (torch.rand(1, 2, 6, 6) + 200)
     g = torch.rand(1, 2, 6, 6) + 0.5
     moments = torch.stack([1e-6 * g, 1e-12 * g**2, 1e-18 * g**3])
-    for method, gradients in (("gradcam++", g), ("smoothgradcam++", moments)):
+    for method, gradients, eps in (("gradcam++", g, weight_eps), ("smoothgradcam++", moments, weight_eps * 1e-15)):
         found = []
         for dtype in (torch.float32, torch.float64):
             leaf = gradients.float().to(dtype).requires_grad_()
-            maps = fusedcam.cam(a.float().to(dtype), leaf, method=method, normalize=None)
-            found.append(torch.autograd.grad(maps.sum(), leaf)[0].double())
+            options = {"method": method, "weight_eps": eps, "normalize": None, "relu": False}
+            maps = fusedcam.cam(a.float().to(dtype), leaf, **options)
+            slopes = torch.autograd.grad(maps.sum(), leaf, create_graph=create_graph)[0]
+            found.append(slopes.detach().double())
         got, exact = found
+        assert exact.all()
         assert (abs(got - exact) <= 1e-5 * abs(exact)).all()
 
 

@@ -144,17 +144,26 @@ def _gradcam_plusplus(a: Tensor, g: Tensor, eps: float) -> Tensor:
         small = safe < root
         own = torch.where(small, 1.0, (root / torch.where(small, 1.0, safe)).square())
         numerator = torch.where(small, (safe / root).square(), 1.0)
-    divisor = (2 + total * safe) * numerator + own
+    product = total * safe
+    divisor = (2 + product) * numerator + own
     counts = positive & (divisor != 0)
-    terms = safe * numerator / torch.where(counts, divisor, 1.0)
+    # By the quotient rule 2 / D^2 would be the difference of 1 / D and S g / D^2.
+    steep = counts & ((product > 1) | (product < -4))
+    alone = torch.where(steep, safe, 1.0)
+    reciprocal = 2 / alone + total + ((eps**0.5 / alone).square() / alone if eps else 0)
+    terms = safe * numerator / torch.where(counts & ~steep, divisor, 1.0)
+    terms = torch.where(steep, 1 / torch.where(steep, reciprocal, 1.0), terms)
     terms = torch.where(counts, terms, 0 * g.relu())  # NaN stays
     return _weighted(terms.sum(-1), a)
 
 
 def _smoothgradcam_plusplus(a: Tensor, g: Tensor, eps: float) -> Tensor:
-    divisor = 2 * g[1] + a.sum(-1)[:, None, :, None] * g[2] + eps
+    second, rest = g[1], a.sum(-1)[:, None, :, None] * g[2] + eps
+    divisor = 2 * second + rest
     zero = divisor == 0
-    terms = g[0].relu() * (g[1] / torch.where(zero, torch.ones_like(divisor), divisor))
+    flat = rest.abs() < second.abs()  # by the quotient rule rest / D^2 would be the difference of 1 / D and 2 g2 / D^2
+    ratio = torch.where(flat, rest, 0.0) / torch.where(flat, second, 1.0)
+    terms = g[0].relu() * torch.where(flat, 1 / (2 + ratio), second / torch.where(zero | flat, 1.0, divisor))
     return _weighted(torch.where(zero, torch.zeros_like(terms), terms).sum(-1), a)
 
 
