@@ -79,8 +79,13 @@ def describe(output: Any) -> str:
 
 
 def are_probabilities(rows: Tensor) -> bool:
-    """Whether every row of [..., classes] is non-negative and sums to 1 but for rounding, as after a softmax."""
-    tolerance = max(1e-5, 8 * rows.shape[-1] ** 0.5 * torch.finfo(rows.dtype).eps)
+    """Whether every row of [..., classes] is non-negative and sums to 1 but for rounding, as after a softmax.
+
+    Half types' are sums of float32 that are rounded once or twice each, in proportion, so that however many they are
+    they miss 1 by a few eps.
+    """
+    types = torch.finfo(rows.dtype), torch.finfo(torch.float32)
+    tolerance = max(1e-5, 8 * types[0].eps, rows.shape[-1] ** 0.5 * types[1].eps)
     rows = rows.detach().double()
     return bool(((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() < tolerance)).all())
 
