@@ -85,7 +85,7 @@ def test_energy_pointing_game(rng, dtype):
     assert got.dtype == dtype
     for one, box, heat in zip(got.double().numpy(), boxes, maps.double().numpy(), strict=True):
         positive = np.maximum(heat, 0)
-        assert abs(one - positive[box_mask(box, H, W)].sum() / positive.sum()) <= torch.finfo(dtype).eps
+        assert abs(one - positive[box_mask(box, H, W)].sum() / positive.sum()) <= 4 * torch.finfo(dtype).eps
 
 
 def test_energy_by_hand():
