@@ -52,6 +52,20 @@ class Spelled(nn.Module):
         return self.head(self.relu(self.hidden(x.mean((2, 3)))))
 
 
+class Last(nn.Module):
+    """The same values as [N, C, H, W], as [N, H, W, C] and as tokens behind three others; a curved head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 6, 4, stride=4), nn.Linear(6, CLASSES)
+        self.first, self.last, self.tokens = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.first(self.stem(x)).permute(0, 2, 3, 1)).flatten(1, 2)
+        x = self.tokens(torch.cat([torch.ones_like(x[:, :3]), x], 1))[:, 3:]
+        return self.head(x.tanh().mean(1)).sigmoid()
+
+
 class Curved(nn.Module):
     """A head whose score bends: its Hessian by the layer's output is not zero."""
 

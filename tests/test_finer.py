@@ -7,7 +7,7 @@ import torch
 from capture_models import CLASSES, Net, Returning, plain_gradients, unchanged
 from fusedcam.torch import FinerCAM, FinerScore, GradCAM, ShapleyCAM
 from peer_models import images, network, pytorch_grad_cam
-from rare_models import close, double, gradcam  # noqa: F401
+from rare_models import Last, close, double, gradcam  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -97,6 +97,16 @@ def test_several_classes_and_other_explainers():
     curved, plain = ShapleyCAM(model)(x, targets=score, **raw), GradCAM(model)(x, targets=score, **raw)
     assert (curved - plain).abs().max() > 1e-6 * plain.abs().max()
     close(ShapleyCAM(model)(x, targets=FinerScore(1), **raw), GradCAM(model)(x, targets=FinerScore(1), **raw))
+
+
+def test_layers_with_their_channels_last():
+    model, x = Last().eval(), torch.rand(2, 3, 12, 16)
+    for options in ({"layout": "last"}, {"tokens": (3, 4)}):
+        layer = "last" if "layout" in options else "tokens"
+        wanted = GradCAM(model, layer, **options)(x, targets=FinerScore([1, 3]), size=None, relu=False)
+        assert wanted.shape == (2, 3, 4)
+        close(FinerCAM(model, layer, **options)(x, targets=[1, 3], size=None, relu=False), wanted)
+    assert FinerCAM(model, "last", layout="last")(x[:0]).shape == (0, 12, 16)
 
 
 def test_pytorch_grad_cam():

@@ -93,6 +93,11 @@ def test_increase_of_confidence(rng, net, images, activations, baseline):
     }[baseline]
     wanted = scores_of(net, images, activations) - net(np.broadcast_to(below, images.shape))[:, :, None]
     given = {} if baseline == "nothing" else {"baseline": below}
+    most = []
+    counted = lambda batch: [most.append(len(batch)), net(batch)][1]  # noqa: E731
+    one = scorecam_weights(counted, images, activations, softmax=False, batch_size=1, **given)
+    assert {*most} == {1}
+    np.testing.assert_allclose(one, wanted, atol=1e-10)
     np.testing.assert_allclose(scorecam_weights(net, images, activations, softmax=False, **given), wanted, atol=1e-10)
 
 

@@ -179,6 +179,67 @@ def test_pytorch_grad_cam(kind):
     close(FullGrad(model)(x, targets=[2, 5]), expected, 5e-5)
 
 
+@pytest.mark.parametrize("rescale", ["channel", "layer"])
+@pytest.mark.parametrize("rows", [[1, 3], [[1, 3, 0], [2, 2, 4]]], ids=["a class", "classes"])
+def test_channels_last(rescale, rows):
+    """Linear layers on [N, H, W, C] are convolutions of one pixel, and the activation function behind lies as they."""
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.first, self.act = nn.Conv2d(3, 4, 3, stride=2), nn.Linear(4, 7), nn.GELU()
+            self.second, self.head = nn.Linear(7, 6), nn.Linear(6, 5)
+
+        def forward(self, x):
+            x = self.second(self.act(self.first(self.stem(x).permute(0, 2, 3, 1))))
+            return self.head(x.tanh().mean((1, 2)))
+
+    class First(Last):
+        def forward(self, x):
+            for name in ("first", "act", "second"):
+                layer = getattr(self, name)
+                x = self.stem(x) if name == "first" else x
+                if isinstance(layer, nn.Linear):
+                    layer = self.convolutions[name]
+                x = layer(x)
+            return self.head(x.tanh().mean((2, 3)))
+
+    last, first, x = Last().eval(), First().eval(), torch.rand(2, 3, 21, 26)
+    first.load_state_dict(last.state_dict())
+    first.convolutions = nn.ModuleDict()
+    for name in ("first", "second"):
+        layer = getattr(last, name)
+        first.convolutions[name] = nn.Conv2d(layer.in_features, layer.out_features, 1)
+        first.convolutions[name].weight.data = layer.weight.data[:, :, None, None]
+        first.convolutions[name].bias.data = layer.bias.data
+    first.eval()
+    options = {"targets": rows, "normalize": None}
+    close(FullGrad(last, rescale=rescale)(x, **options), FullGrad(first, rescale=rescale)(x, **options), 1e-9)
+    assert FullGrad(last).gradients(x, targets=rows).biases["act"].shape[-1] == 7
+
+
+def test_what_is_folded_into_the_batch_is_refused():
+    class Crops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x):
+            crops = torch.cat([x[..., :9], x[..., -9:]])
+            return self.head(self.layer(crops).mean((2, 3))).unflatten(0, (2, -1)).mean(0)
+
+    model, x = Crops().eval(), torch.rand(3, 3, 12, 16)
+    with pytest.raises(ValueError, match=r"layer 'layer' returned \[6, 4, 10, 7\]; accepted are maps .* with N = 3"):
+        FullGrad(model)(x, targets=1)
+    terms = FullGrad(model).gradients(x, targets=1)
+    with pytest.raises(ValueError, match=r"the biases of 'layer' are \[6, 4, 10, 7\] for scores \[3\]"):
+        assert terms.total is None
+
+
+def test_no_images():
+    assert FullGrad(Net().eval())(torch.rand(0, 3, 21, 18)).shape == (0, 21, 18)
+
+
 def test_shared_modules_and_functions():
     model, x = Shared().eval(), 8 * torch.rand(2, 3, 12, 12)
     terms = FullGrad(model).gradients(x)

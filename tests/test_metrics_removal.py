@@ -219,6 +219,19 @@ def test_probabilities_are_not_softened_again(rng):
     assert torch.equal(deletion(sure, images, maps, 1, softmax=False).scores, deletion(model, images, maps, 1).scores)
 
 
+def test_every_class(rng):
+    """As an explainer's maps of targets="all" are."""
+    model = random_model(rng, 3, (1, 4, 5))
+    images, maps = tensors(rng.normal(size=(2, 1, 4, 5)), rng.normal(size=(2, 3, 4, 5)))
+    for measure in (deletion, insertion):
+        got = measure(model, images, maps, "all").scores
+        assert torch.equal(got, measure(model, images, maps, [[0, 1, 2], [0, 1, 2]]).scores)
+    with pytest.raises(ValueError, match=r"heatmaps has one map for each of \(2, 2\) and targets one .* \(2, 3\)"):
+        deletion(model, images, maps[:, :2], "all")
+    with pytest.raises(ValueError, match='heatmaps has one map per image and targets is "all"'):
+        deletion(model, images, maps[:, 0], "all")
+
+
 def test_no_images():
     model = Pixels(np.ones((2, 1, 3, 3)))
     curve = deletion(model, torch.ones(0, 1, 3, 3), torch.ones(0, 3, 3))

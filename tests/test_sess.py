@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import reference
 from capture_models import Net, unchanged
-from fusedcam.torch import SESS, GradCAM, RefineCAM
+from fusedcam.torch import SESS, EigenCAM, GradCAM, RefineCAM
 from peer_models import images, network, pytorch_grad_cam
 from rare_models import Curved, close, double  # noqa: F401
 
@@ -152,6 +152,15 @@ def test_pytorch_grad_cam(options):
 def test_refusals(options, error, message):
     with pytest.raises(error, match=message):
         SESS(GradCAM(Net().eval()), **options)
+
+
+def test_explainers_without_classes_are_refused():
+    with pytest.raises(TypeError, match="explainer is of type EigenCAM, whose maps are the same for every class"):
+        SESS(EigenCAM(Net().eval()))
+
+
+def test_no_images():
+    assert SESS(GradCAM(Net().eval(), "last"))(torch.rand(0, 3, 21, 18)).shape == (0, 21, 18)
 
 
 def test_refusals_when_called():

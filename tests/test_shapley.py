@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from capture_models import HABITS, Net, Overwriting, unchanged
 from fusedcam.torch import GradCAM, ShapleyCAM
 from peer_models import pytorch_grad_cam, quiet
-from rare_models import Curved, close, double, gradcam  # noqa: F401
+from rare_models import Curved, Last, close, double, gradcam  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -26,6 +26,15 @@ def by_hessian(model, x, k, size):
     assert hessian.abs().max() > 1e-6
     weights = (gradient - hessian @ flat / 2).reshape(maps.shape).mean((1, 2))
     return gradcam(maps, weights, size, relu=False)
+
+
+def test_layers_with_their_channels_last():
+    """The same layer's values, [N, C, H, W], [N, H, W, C] and as tokens behind three others."""
+    model, x = Last().eval(), torch.rand(2, 3, 12, 16)
+    wanted = ShapleyCAM(model, "first")(x, targets=[1, 3], size=None, **RAW)
+    close(ShapleyCAM(model, "last", layout="last")(x, targets=[1, 3], size=None, **RAW), wanted)
+    close(ShapleyCAM(model, "tokens", tokens=(3, 4))(x, targets=[1, 3], size=None, **RAW), wanted)
+    assert (wanted - GradCAM(model, "first")(x, targets=[1, 3], size=None, **RAW)).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])

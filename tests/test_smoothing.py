@@ -7,7 +7,20 @@ from torch import nn
 
 import reference
 from capture_models import CLASSES, CONTAINERS, Net, Returning, plain_gradients, unchanged
-from fusedcam.torch import FinerCAM, GradCAM, GuidedBackprop, ShapleyCAM, Smoothed, noisy_moments
+from fusedcam.torch import (
+    FEM,
+    KPCACAM,
+    DetectionScore,
+    EigenCAM,
+    FinerCAM,
+    GradCAM,
+    GuidedBackprop,
+    LayerCAM,
+    SegmentationScore,
+    ShapleyCAM,
+    Smoothed,
+    noisy_moments,
+)
 from fusedcam.torch.explainer import Run
 from peer_models import images, network, pytorch_grad_cam
 from rare_models import Curved, close, double  # noqa: F401
@@ -73,6 +86,72 @@ def test_targets_of_every_form():
     close(smooth(x, targets=2, **raw), smooth(x, targets=[2, 2], **raw))
     close(smooth(x, **raw), smooth(x, targets=first, **raw))  # of the images as they are
     close(smooth(x[:0], targets=1), torch.zeros(0, 21, 18))
+
+
+@pytest.mark.parametrize("form", ["one for all", "of each image", "in a list"])
+@pytest.mark.parametrize("chunk", [64, 1])
+def test_targets_that_have_a_place(form, chunk):
+    """Mirror images are scored over the mirrored mask."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 5, 3, padding=1)
+
+        def forward(self, x):
+            return self.layer(x).tanh()
+
+    model, x = Model().eval(), torch.rand(2, 3, 6, 8)
+    masks = torch.rand(2, 6, 8) * (torch.arange(8) < 3)
+    if form == "one for all":
+        masks = masks[:1].expand(2, -1, -1)
+    given = {
+        "one for all": SegmentationScore(1, masks[0].numpy()),
+        "of each image": SegmentationScore(1, masks),
+        "in a list": [SegmentationScore(1, mask) for mask in masks],
+    }[form]
+    if form == "in a list":
+        given = [lambda image, one=one: one(image[None])[0] for one in given]
+        for one, mask in zip(given, masks, strict=True):
+            one.mirrored = lambda mask=mask: lambda image: SegmentationScore(1, mask.flip(-1))(image[None])[0]
+    explain = LayerCAM(model, "layer")
+    raw = {"relu": False, "normalize": None}
+    plain = explain(x, targets=SegmentationScore(1, masks), **raw)
+    mirrored = explain(x.flip(-1), targets=SegmentationScore(1, masks.flip(-1)), **raw).flip(-1)
+    got = Smoothed(explain, factors=(1,), chunk=chunk)(x, targets=given, **raw)
+    close(got, (plain + mirrored) / 2, 1e-12)
+    assert got[..., :3].any()
+    assert not got[..., 3:].any()
+    region = SegmentationScore(1, missing="zero")  # without a mask the region is found anew
+    both = (explain(x, targets=region, **raw) + explain(x.flip(-1), targets=region, **raw).flip(-1)) / 2
+    close(Smoothed(explain, factors=(1,))(x, targets=region, **raw), both, 1e-12)
+
+
+def test_boxes_are_not_mirrored():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 5, 3, padding=1)
+
+        def forward(self, x):
+            score = self.layer(x).mean((1, 2, 3)).sigmoid()
+            return [{"boxes": torch.tensor([[0.0, 0, 4, 4]]), "scores": one[None]} for one in score]
+
+    explain, x = GradCAM(Model().eval(), "layer"), torch.rand(2, 3, 6, 8)
+    target = DetectionScore([[0.0, 0, 4, 4]])
+    assert Smoothed(explain, flips=False)(x, targets=target).shape == (2, 6, 8)
+    with pytest.raises(ValueError, match="the boxes of DetectionScore are those of the images as they are; pass flips"):
+        Smoothed(explain)(x, targets=target)
+
+
+@pytest.mark.parametrize("make", [EigenCAM, FEM, KPCACAM], ids=lambda make: make.__name__)
+def test_without_classes(make):
+    model, x = Net().eval(), torch.rand(2, 3, 21, 18)
+    explain = make(model, "last")
+    wanted = sum(explain(copy(x, *pair)).flip(-1) if pair[0] else explain(copy(x, *pair)) for pair in PAIRS) / 6
+    close(Smoothed(explain, chunk=5)(x), wanted, 1e-5)
+    with pytest.raises(ValueError, match=r"targets: .* looks at activations alone"):
+        Smoothed(explain)(x, targets=1)
 
 
 def test_a_copy_does_not_choose_for_itself():

@@ -125,8 +125,9 @@ class Passes:
             ) from None
         if values.dtype.kind not in "fiuV":
             raise TypeError(f"{self.op}: dtype of baseline is {values.dtype}; accepted are real numbers")
-        below = self.ask(like(np.ascontiguousarray(values), self.images, self.images.dtype), self.N)
-        return self.spread(found - below[:, None])
+        parts = [np.ascontiguousarray(values[start : start + self.rows]) for start in range(0, self.N, self.rows)]
+        below = [self.ask(like(part, self.images, self.images.dtype), len(part)) for part in parts]
+        return self.spread(found - np.concatenate(below)[:, None])
 
     def spread(self, weights: NDArray[np.float64]) -> Any:
         """Of the channels tried, [N, k, K or 1], to those of all, in the activations' framework and dtype."""

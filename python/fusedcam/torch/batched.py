@@ -50,7 +50,7 @@ def _version(x: Tensor) -> int:
 
 def for_batch(targets: Any, n: int) -> Any:
     """What `targets` means for one image, for n."""
-    return targets if targets is None or n == 1 else repeated_targets(targets, 1, n)
+    return targets if targets is None or n == 1 else repeated_targets(targets, 1, [False] * n)
 
 
 def joined(each: list[Any]) -> Any:

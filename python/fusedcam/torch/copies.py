@@ -1,6 +1,6 @@
 """Many changed copies of a batch as one batch: the model's arguments and the targets for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,46 +19,59 @@ def repeated(value: Any, n: int, times: int) -> Any:
     return value
 
 
-def repeated_targets(targets: Any, n: int, times: int) -> Any:
-    """What `targets` means for N images, for `times` copies of them; None has to be made classes first."""
+def repeated_targets(targets: Any, n: int, mirrored: Sequence[bool]) -> Any:
+    """What `targets` means for N images, for a copy of them for each flag, which says whether it is their mirror image;
+    None has to be made classes first.
+
+    A callable that scores a place of the image has a method `mirrored`, which gives that for mirror images.
+    """
     if isinstance(targets, str):  # every class of all alike
         return targets
     if callable(targets):
-        return _OfEachCopy(targets, n)
+        return _OfEachCopy([_of_mirror_images(targets) if flip else targets for flip in mirrored], n)
     if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):
-        return [*targets] * times
+        return [_of_mirror_images(target) if flip else target for flip in mirrored for target in targets]
     indices = class_indices(targets, n)
-    return indices.repeat(times, *(1,) * (indices.ndim - 1))
+    return indices.repeat(len(mirrored), *(1,) * (indices.ndim - 1))
+
+
+Target = Callable[[Any], Tensor]
+
+
+def _of_mirror_images(target: Target) -> Target:
+    mirrored = getattr(target, "mirrored", None)
+    return mirrored() if callable(mirrored) else target
 
 
 class _OfEachCopy:
-    """A callable from an output for N images, for that of many copies of them."""
+    """Callables from an output for N images, one for each copy of them, for that of all copies."""
 
-    def __init__(self, target: Callable[[Any], Tensor], n: int):
-        self.target, self.n = target, n
+    def __init__(self, targets: Sequence[Target], n: int):
+        self.targets, self.n = targets, n
 
     def __call__(self, output: Any) -> Tensor:
-        return self._of_each(self.target, output)
+        return self._of_each(self.targets, output)
 
     @property
-    def absent(self) -> Callable[[Any], Tensor] | None:
-        """As the target's, where it has such a method."""
-        absent = getattr(self.target, "absent", None)
-        return absent and (lambda output: self._of_each(absent, output))
+    def absent(self) -> Target | None:
+        """As the targets', where they have such a method."""
+        absent = [getattr(target, "absent", None) for target in self.targets]
+        return (lambda output: self._of_each(absent, output)) if all(absent) else None  # type: ignore[arg-type]
 
     def forgiving(self) -> "_OfEachCopy":
-        return _OfEachCopy(forgiving(self.target), self.n)
+        return _OfEachCopy([forgiving(target) for target in self.targets], self.n)
 
-    def _of_each(self, target: Callable[[Any], Tensor], output: Any) -> Tensor:
+    def _of_each(self, targets: Sequence[Target], output: Any) -> Tensor:
         if not self.n:
-            return target(output)
+            return targets[0](output)
         images = _images(output)
-        if not images or images % self.n:
+        if images != len(targets) * self.n:
             raise ValueError(
-                f"targets: a callable needs an output with a row for each of the copies of {self.n} images, "
+                f"targets: a callable needs an output with a row for each of {len(targets)} copies of {self.n} images, "
                 f"the model returned {images} rows"
             )
-        parts = [target(rows(output, start, self.n, images)) for start in range(0, images, self.n)]
+        starts = range(0, images, self.n)
+        parts = [target(rows(output, start, self.n, images)) for target, start in zip(targets, starts, strict=True)]
         for part in parts:
             if not isinstance(part, Tensor):
                 raise TypeError(f"targets: a callable returned {type(part).__name__}; accepted is a tensor")

@@ -85,6 +85,8 @@ class Explainer:
 
     method: ClassVar[str] = "gradcam"
     """A key of `fusedcam.METHODS`."""
+    classless: ClassVar[bool] = False
+    """Whether its maps are the same for every class; a call then refuses targets."""
     _trainable: Any = None
     """What captures maps that carry a gradient, where they do."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .explainer import Explainer, Finish, Run
+from .forms import Layout
 from .methods import explainer_of
 from .targets import check_without_callables, chosen_classes
 
@@ -62,7 +63,7 @@ class FinerScore:
         """Scores [N], or [N, K] for K classes an image, of an output [N, classes]."""
         n = len(output) if isinstance(output, Tensor) and output.ndim else -1
         classes = chosen_classes(self.targets, output, n)
-        rows = classes.reshape(n, -1)  # [N, K]
+        rows = classes[:, None] if classes.ndim == 1 else classes  # [N, K]
         others = self._others(output.detach(), rows)  # [N, K, T]
         scores = output.gather(1, others.flatten(1)).reshape(others.shape)
         compared = scores.mean(-1)
@@ -114,7 +115,7 @@ class FinerCAM(Explainer):
         model, target_layer: as in `GradCAM`.
         method: whose map it is, a name in `fusedcam.METHODS`.
         similar, alpha, weighting: as in `FinerScore`.
-        call, eval, shortcut: as in `GradCAM`.
+        call, eval, spatial, layout, tokens, shortcut: as in `GradCAM`.
 
     Raises:
         ValueError, TypeError: as `GradCAM` and `FinerScore`; a call refuses callables as targets.
@@ -131,11 +132,15 @@ class FinerCAM(Explainer):
         weighting: Literal["mean", "probability"] = "mean",
         call: int = -1,
         eval: bool = False,
+        spatial: int = 2,
+        layout: Layout = "first",
+        tokens: tuple[int, int] | None = None,
         shortcut: bool = True,
     ):
-        super().__init__(model, target_layer, call=call, eval=eval, shortcut=shortcut)
+        own: dict[str, Any] = {"call": call, "eval": eval, "spatial": spatial, "layout": layout, "tokens": tokens}
+        super().__init__(model, target_layer, **own, shortcut=shortcut)
         self._score = FinerScore(None, similar, alpha, weighting)
-        self._base = explainer_of(method)(model, target_layer, call=call, eval=eval, shortcut=shortcut)
+        self._base = explainer_of(method)(model, target_layer, **own, shortcut=shortcut)
 
     def _explain(self, run: Run, finish: Finish) -> Tensor:
         score = FinerScore(run.targets, self._score.similar, self._score.alpha, self._score.weighting)

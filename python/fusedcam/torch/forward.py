@@ -120,6 +120,8 @@ class ActivationExplainer(Explainer):
     A method replaces `_map`, or `_scores`.
     """
 
+    classless = True
+
     def _explain(self, run: Run, finish: Finish) -> Tensor:
         if run.targets is not None:
             raise ValueError(

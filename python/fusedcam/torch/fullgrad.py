@@ -14,6 +14,7 @@ from . import state
 from .derivatives import Edge, derivatives, nodes_of, stacked
 from .explainer import Explainer, Finish, Run
 from .finishing import finished
+from .forms import Layout
 from .outputs import detached
 from .plan import Plan
 from .targets import score_function
@@ -44,6 +45,12 @@ class FullGradients(NamedTuple):
         """The sum of all terms, which completeness says is the score."""
         rows = self.score.ndim
         terms = (self.input, *self.biases.values())
+        for name, term in self.biases.items():
+            if term.shape[: min(rows, term.ndim)] != self.score.shape[: term.ndim]:
+                raise ValueError(
+                    f"the biases of {name!r} are {list(term.shape)} for scores {list(self.score.shape)}: the model "
+                    "folds something into the batch, and which term is which image's cannot be told"
+                )
         return torch.stack([term.flatten(rows).sum(rows) if term.ndim > rows else term for term in terms]).sum(0)
 
 
@@ -52,6 +59,22 @@ class _Bias(NamedTuple):
     edge: GradientEdge
     bias: Tensor
     """In the layer's output's shape."""
+    layout: Layout
+    """Of that, where it is a map."""
+
+    def map_of(self, term: Tensor, n: int) -> Tensor | None:
+        """The term [N, C, H, W] if it lies on a map.
+
+        Raises:
+            ValueError: a map that is not of the N images.
+        """
+        if term.ndim != 4:
+            return None
+        if len(term) != n:
+            raise ValueError(
+                f"layer {self.name!r} returned {list(term.shape)}; accepted are maps [N, C, H, W] with N = {n}"
+            )
+        return term.movedim(-1, 1) if self.layout == "last" else term
 
 
 class FullGrad(Explainer):
@@ -61,7 +84,8 @@ class FullGrad(Explainer):
 
     Biases are those of convolutions and linear layers, and the implicit ones that the paper has beside them: of batch
     normalisation, b - mean w / deviation, and of activation functions h that are no ReLU, h(z) - h'(z) z. Only those
-    that lie on a map [N, C, H, W] are drawn; `gradients` returns all. What adds a constant otherwise, a functional call
+    that lie on a map [N, C, H, W] are drawn, and those of linear layers on [N, H, W, C] with the activation functions
+    right behind them; `gradients` returns all. What adds a constant otherwise, a functional call
     a parameter of the model's own or a product of two branches, is not seen, and then the terms' sum is not the score.
     pytorch-grad-cam and the authors' code leave activation functions out; the authors' code brings all channels of a
     layer to one range.
@@ -113,20 +137,20 @@ class FullGrad(Explainer):
             raise ValueError(f"x has shape {tuple(x.shape)}; accepted are images [N, C, H, W]")
         rows = []
         score = x  # of which only the rank will matter
-        for score, (first, *rest), _ in self._columns(run):  # noqa: B007
+        for score, (first, *rest), biases in self._columns(run):  # noqa: B007
             total = self._rescaled(first.abs())
-            for term in rest:
-                if term.ndim == 4:
-                    total = total + resize(self._rescaled(term.abs()), (x.shape[-2], x.shape[-1]))
+            for bias, term in zip(biases, rest, strict=True):
+                drawn = bias.map_of(term, len(x))
+                if drawn is not None:
+                    total = total + resize(self._rescaled(drawn.abs()), (x.shape[-2], x.shape[-1]))
             rows.append(total)
         return finished(stacked(rows, score), finish)
 
     def _rescaled(self, term: Tensor) -> Tensor:
         """Of [N, C, h, w] each channel, or all channels of an image, from 0 to 1, summed: [N, h, w]."""
-        n, _, h, w = term.shape
         each = term.flatten(0, 1) if self.rescale == "channel" else term.flatten(1, 2)
         ranged: Tensor = resize(each, (each.shape[-2], each.shape[-1]), normalize="minmax")
-        return ranged.reshape(n, -1, h, w).sum(1)
+        return ranged.reshape(term.shape).sum(1)
 
     def _columns(self, run: Run) -> Iterator[tuple[Tensor, list[Tensor], list[_Bias]]]:
         """For each column of the scores: the scores, the input's term and those of the biases."""
@@ -170,9 +194,13 @@ class _Biases(Before):
         self.found: list[_Bias] = []
         self._calls: dict[nn.Module, int] = {}
         self._given: dict[nn.Module, Tensor] = {}
+        self._behind_linear: set[nn.Module] = set()
+        self._of_linear: Tensor | None = None  # what the last linear layer returned
 
     def begin(self, module: nn.Module, args: Any) -> None:
         if args and isinstance(args[0], Tensor):
+            if args[0] is self._of_linear:
+                self._behind_linear.add(module)
             given = args[0].detach()
             self._given[module] = given.clone() if getattr(module, "inplace", False) else given
 
@@ -183,9 +211,12 @@ class _Biases(Before):
         self._calls[module] = call + 1
         with torch.no_grad():
             bias = self._curvature(module) if isinstance(module, _CURVED) else _spread(module, output)
+        last = isinstance(module, nn.Linear) or module in self._behind_linear
+        self._behind_linear.discard(module)
+        self._of_linear = output if isinstance(module, nn.Linear) else None
         if bias is not None:
             name = self.names[module] + (f"#{call}" if call else "")
-            self.found.append(_Bias(name, get_gradient_edge(output), bias))
+            self.found.append(_Bias(name, get_gradient_edge(output), bias, "last" if last else "first"))
 
     def _curvature(self, module: nn.Module) -> Tensor | None:
         """h(z) - h'(z) z of an activation function h."""

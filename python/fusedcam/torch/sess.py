@@ -72,6 +72,11 @@ class SESS(Explainer):
     ):
         if not isinstance(explainer, Explainer):
             raise TypeError(f"explainer is of type {type(explainer).__name__}; accepted is an Explainer")
+        if explainer.classless:
+            raise TypeError(
+                f"explainer is of type {type(explainer).__name__}, whose maps are the same for every class; accepted "
+                "is an Explainer of classes, since windows are weighed by a class's probability"
+            )
         super().__init__(explainer.model, None, eval=explainer.eval)
         listed = [scales] if isinstance(scales, int) else list(scales)
         counts = [("window", window), ("step", step), ("chunk", chunk), *(("scales", one) for one in listed)]
@@ -105,7 +110,7 @@ class SESS(Explainer):
                 classes = chosen_classes(run.targets, self.model(*run.args, **run.kwargs), n)
         else:
             classes = class_indices(run.targets, n).to(x.device)
-        each = classes.reshape(n, -1)
+        each = classes[:, None] if classes.ndim == 1 else classes
         pooled = []
         for column in each.unbind(1):
             pooled.append(self._pooled(run, column))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .derivatives import Edge, derivatives, stacked
 from .explainer import Explainer
+from .forms import Layout
 from .targets import Score
 
 __all__ = ["ShapleyCAM"]
@@ -21,16 +22,24 @@ class ShapleyCAM(Explainer):
     gradient is differentiated once more, through the network behind the layer alone. pytorch-grad-cam has the same.
 
     Args:
-        model, target_layer, call, eval: as in `GradCAM`.
+        model, target_layer, call, eval, spatial, layout, tokens: as in `GradCAM`.
 
     Raises:
         ValueError, TypeError: as `GradCAM`.
     """
 
     def __init__(
-        self, model: nn.Module, target_layer: nn.Module | str | None = None, *, call: int = -1, eval: bool = False
+        self,
+        model: nn.Module,
+        target_layer: nn.Module | str | None = None,
+        *,
+        call: int = -1,
+        eval: bool = False,
+        spatial: int = 2,
+        layout: Layout = "first",
+        tokens: tuple[int, int] | None = None,
     ):
-        super().__init__(model, target_layer, call=call, eval=eval)
+        super().__init__(model, target_layer, call=call, eval=eval, spatial=spatial, layout=layout, tokens=tokens)
         self._capture.differentiate = _corrected
 
 

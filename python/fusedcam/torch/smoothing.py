@@ -85,9 +85,11 @@ class Smoothed:
 
         Args:
             x: images [N, ..., W] of floats. Those of `args` and `options` that are tensors with N rows are repeated for
-                the copies; a mirror image changes x alone.
+                the copies; a mirror image changes x and what `targets` says of places.
             targets: as in a call of the explainer, a row for each of the N images. None is each image's first choice as
-                it is, for all of its copies, by a run of inference more.
+                it is, for all of its copies, by a run of inference more. Callables that score a place of the image
+                need a method `mirrored()`, which returns that for mirror images, as `SegmentationScore` has it;
+                `DetectionScore` takes flips=False only.
             generator: of the noise, on x's device; None draws the same noise in every call.
 
         Returns:
@@ -98,7 +100,7 @@ class Smoothed:
         """
         _check_images(x)
         n = len(x)
-        if targets is None:
+        if targets is None and not getattr(self.explainer, "classless", False):
             targets = self._first_choices(x, args, options)
         finish = None
         if self.average == "raw":
@@ -109,7 +111,8 @@ class Smoothed:
             images = torch.cat([self._copy(x, flip, factor, draws) for flip, factor in views])
             rest = [repeated(value, n, len(views)) for value in args]
             named = {key: repeated(value, n, len(views)) for key, value in options.items()}
-            maps = self.explainer(images, *rest, targets=repeated_targets(targets, n, len(views)), **named)
+            own_targets = None if targets is None else repeated_targets(targets, n, [flip for flip, _ in views])
+            maps = self.explainer(images, *rest, targets=own_targets, **named)
             for one, (flip, _) in zip(maps.reshape(len(views), n, *maps.shape[1:]), views, strict=True):
                 own = one.flip(-1) if flip else one
                 total = own if total is None else total + own
@@ -201,7 +204,7 @@ def noisy_moments(
         images = torch.cat([noisy(x, noise_std, draws) if copy else x for copy in part])
         args = (images, *(repeated(value, n, len(part)) for value in run.args[1:]))
         kwargs = {key: repeated(value, n, len(part)) for key, value in run.kwargs.items()}
-        targets = first or repeated_targets(run.targets, n, len(part))
+        targets = first or repeated_targets(run.targets, n, [False] * len(part))
         captured = explainer._captured(Run(args, kwargs, targets))
         gradients = captured.gradients
         if gradients.dtype in (torch.float16, torch.bfloat16):

@@ -35,7 +35,12 @@ class RowScores:
             raise ValueError(
                 f"heatmaps has {self._per_image} maps per image and targets is None; accepted are targets [N, K]"
             )
-        if not self.by_first_choice and not self._callable:
+        self._every = isinstance(targets, str)
+        if self._every:
+            if len(shape) != 2:
+                raise ValueError('heatmaps has one map per image and targets is "all"; accepted are [N, K, H, W]')
+            self._classes = [*range(self._per_image)] * n
+        elif not self.by_first_choice and not self._callable:
             indices = class_indices(targets, n)
             if n and tuple(indices.shape) != shape:  # of no images the number of classes is not known
                 self._refuse(tuple(indices.shape))
@@ -47,6 +52,8 @@ class RowScores:
         if self._callable:
             return self._of_callables(output, cases)
         if isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point():
+            if self._every and output.shape[1] != self._per_image:
+                self._refuse((self._shape[0], output.shape[1]))
             output = self._confidences(output)
         if self.by_first_choice and cases[-1] >= len(self._classes):
             score_function(None, count)(output)  # refuses what is not [M, classes]

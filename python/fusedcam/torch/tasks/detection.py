@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -81,6 +81,10 @@ class DetectionScore(Finding):
         if self.each and isinstance(given, list) and len({len(one.boxes) for one in given}) != 1:
             counts = [len(one.boxes) for one in given]
             raise ValueError(f"each is True and images have {counts} boxes; accepted is the same number for all")
+
+    def mirrored(self) -> NoReturn:
+        """Of mirror images nothing is said: how wide an image is, in the boxes' units, is the model's matter."""
+        raise ValueError("targets: the boxes of DetectionScore are those of the images as they are; pass flips=False")
 
     def _search(self, output: Any) -> Found:
         images = predicted_boxes(self._read(output), self.labels is not None)

@@ -1,6 +1,6 @@
 """Segmentation: a class's scores over a region of pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,10 @@ class SegmentationScore(Finding):
             raise ValueError(
                 "mask has negative numbers, infinities or NaN; accepted are bools and non-negative numbers"
             )
+
+    def mirrored(self) -> "SegmentationScore":
+        """For mirror images: with the mask's, where there is one."""
+        return self if self.mask is None else replace(self, mask=torch.as_tensor(self.mask).flip(-1))
 
     def _search(self, output: Any) -> Found:
         maps = wide(scored_tensor(output, "[N, classes, H, W]", (3, 4, 5), ("out", "logits")))
