@@ -40,7 +40,7 @@ def calls(copy, **environment):
 
 
 def test_as_they_are(tmp_path):
-    # The CPU's kernels are others' matter: one set, not optimised, which takes a third of the time to compile.
+    # The CPU's kernels are others' matter: one set, not optimised, which takes half the time to compile.
     copy = built(tmp_path, "FUSEDCAM_X86_LEVELS=OFF", edits=(("COMPILE_OPTIONS -O1)", "COMPILE_OPTIONS -O0)"),))
     kernels(copy)
     calls(copy)

@@ -83,6 +83,7 @@ def functions(*stems: str) -> list[tuple[int, str, str]]:
 def test_wide_loads_and_stores():
     copying = "cam_clusterIff", "cam_partialIff", "cam_clusterINS_7Float16", "cam_partialINS_7Float16"
     kernels = functions(*copying, "cam_drawIf", "resize_mapsIf", "mask_mapsIf", "paint_mapsIf")
+    assert not [name for _, name, body in kernels if re.search(r"\b(LDL|STL)\b", body)], "local memory"
 
     def has(kernel: str, instruction: str, since: int = 0) -> bool:
         found = [body for architecture, name, body in kernels if kernel in name and architecture >= since]

@@ -16,6 +16,7 @@ from fusedcam.torch import (
     GradCAM,
     GuidedBackprop,
     LayerCAM,
+    PartScore,
     SegmentationScore,
     ShapleyCAM,
     Smoothed,
@@ -88,7 +89,7 @@ def test_targets_of_every_form():
     close(smooth(x[:0], targets=1), torch.zeros(0, 21, 18))
 
 
-@pytest.mark.parametrize("form", ["one for all", "of each image", "in a list"])
+@pytest.mark.parametrize("form", ["one for all", "of each image", "in a part", "in a list"])
 @pytest.mark.parametrize("chunk", [64, 1])
 def test_targets_that_have_a_place(form, chunk):
     """Mirror images are scored over the mirrored mask."""
@@ -99,7 +100,8 @@ def test_targets_that_have_a_place(form, chunk):
             self.layer = nn.Conv2d(3, 5, 3, padding=1)
 
         def forward(self, x):
-            return self.layer(x).tanh()
+            scores = self.layer(x).tanh()
+            return {"out": scores} if form == "in a part" else scores
 
     model, x = Model().eval(), torch.rand(2, 3, 6, 8)
     masks = torch.rand(2, 6, 8) * (torch.arange(8) < 3)
@@ -108,6 +110,7 @@ def test_targets_that_have_a_place(form, chunk):
     given = {
         "one for all": SegmentationScore(1, masks[0].numpy()),
         "of each image": SegmentationScore(1, masks),
+        "in a part": PartScore("out", SegmentationScore(1, masks)),
         "in a list": [SegmentationScore(1, mask) for mask in masks],
     }[form]
     if form == "in a list":

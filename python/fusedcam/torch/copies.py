@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .outputs import rows, tensors
 from .targets import class_indices, forgiving
+from .targets import mirrored as of_mirror_images
 
 __all__ = ["noisy", "repeated", "repeated_targets"]
 
@@ -28,19 +29,16 @@ def repeated_targets(targets: Any, n: int, mirrored: Sequence[bool]) -> Any:
     if isinstance(targets, str):  # every class of all alike
         return targets
     if callable(targets):
-        return _OfEachCopy([_of_mirror_images(targets) if flip else targets for flip in mirrored], n)
+        turned = of_mirror_images(targets) if any(mirrored) else targets
+        return _OfEachCopy([turned if flip else targets for flip in mirrored], n)
     if isinstance(targets, list | tuple) and targets and all(callable(target) for target in targets):
-        return [_of_mirror_images(target) if flip else target for flip in mirrored for target in targets]
+        turned = of_mirror_images(targets) if any(mirrored) else targets
+        return [target for flip in mirrored for target in (turned if flip else targets)]
     indices = class_indices(targets, n)
     return indices.repeat(len(mirrored), *(1,) * (indices.ndim - 1))
 
 
 Target = Callable[[Any], Tensor]
-
-
-def _of_mirror_images(target: Target) -> Target:
-    mirrored = getattr(target, "mirrored", None)
-    return mirrored() if callable(mirrored) else target
 
 
 class _OfEachCopy:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .explainer import Explainer, Finish, Run
 from .forms import Layout
 from .methods import explainer_of
-from .targets import check_without_callables, chosen_classes
+from .targets import check_without_callables, chosen_classes, in_rows
 
 __all__ = ["FinerCAM", "FinerScore"]
 
@@ -63,7 +63,7 @@ class FinerScore:
         """Scores [N], or [N, K] for K classes an image, of an output [N, classes]."""
         n = len(output) if isinstance(output, Tensor) and output.ndim else -1
         classes = chosen_classes(self.targets, output, n)
-        rows = classes[:, None] if classes.ndim == 1 else classes  # [N, K]
+        rows = in_rows(classes)
         others = self._others(output.detach(), rows)  # [N, K, T]
         scores = output.gather(1, others.flatten(1)).reshape(others.shape)
         compared = scores.mean(-1)

@@ -13,7 +13,7 @@ from . import state
 from .copies import repeated
 from .explainer import Explainer, Finish, Run
 from .finishing import finished
-from .targets import chosen_classes, class_indices
+from .targets import chosen_classes, class_indices, in_rows
 
 __all__ = ["SESS"]
 
@@ -110,9 +110,8 @@ class SESS(Explainer):
                 classes = chosen_classes(run.targets, self.model(*run.args, **run.kwargs), n)
         else:
             classes = class_indices(run.targets, n).to(x.device)
-        each = classes[:, None] if classes.ndim == 1 else classes
         pooled = []
-        for column in each.unbind(1):
+        for column in in_rows(classes).unbind(1):
             pooled.append(self._pooled(run, column))
         maps = pooled[0] if classes.ndim == 1 else torch.stack(pooled, 1)
         return finished(_blurred(maps) if self.smooth else maps, finish)

@@ -20,6 +20,8 @@ __all__ = [
     "chosen_classes",
     "class_indices",
     "forgiving",
+    "in_rows",
+    "mirrored",
     "score_function",
     "unexcused",
 ]
@@ -114,6 +116,19 @@ def forgiving(targets: Any) -> Any:
     with such a method."""
     method = getattr(targets, "forgiving", None)
     return targets if method is None else method()
+
+
+def mirrored(targets: Any) -> Any:
+    """The same targets for mirror images: of a target that scores a place, and so has such a method."""
+    if isinstance(targets, list | tuple):
+        return [mirrored(target) for target in targets]
+    method = getattr(targets, "mirrored", None)
+    return targets if method is None else method()
+
+
+def in_rows(values: Tensor) -> Tensor:
+    """[N] or [N, K] as [N, K], of no images too."""
+    return values if values.ndim == 2 else values[:, None]
 
 
 def class_indices(targets: Any, n: int) -> Tensor:
@@ -255,7 +270,7 @@ class RowScores:
             return _wide(torch.stack(parts))
         columns = self._columns if image is None else self._columns[image : image + 1]
         n = len(columns)
-        found = _classes(output, count).gather(1, columns.reshape(n, -1).repeat(count // n, 1))
+        found = _classes(output, count).gather(1, in_rows(columns).repeat(count // n, 1))
         return _wide(found).reshape(-1, *columns.shape)
 
 

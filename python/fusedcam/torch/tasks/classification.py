@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..targets import check_without_callables, chosen_classes
-from .reading import check_option, in_rows, scored_tensor, wide
+from ..targets import check_without_callables, chosen_classes, in_rows
+from .reading import check_option, scored_tensor, wide
 
 __all__ = ["BinaryScore", "ClassScore", "MarginScore"]
 

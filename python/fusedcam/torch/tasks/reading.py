@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..outputs import describe
 
-__all__ = ["Finding", "Found", "Missing", "check_flag", "check_option", "in_rows", "part_of", "scored_tensor", "wide"]
+__all__ = ["Finding", "Found", "Missing", "check_flag", "check_option", "part_of", "scored_tensor", "wide"]
 
 Missing = Literal["raise", "zero"]
 
@@ -111,11 +111,6 @@ def scored_tensor(output: Any, shape: str, ndim: Sequence[int], names: Sequence[
         f"targets: the model returned {describe(found)}; accepted is {shape} of floats{inside}; for another part of "
         "the output there is PartScore"
     )
-
-
-def in_rows(values: Tensor) -> Tensor:
-    """[N] or [N, K] as [N, K], of no images too."""
-    return values if values.ndim == 2 else values[:, None]
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..targets import check_without_callables, chosen_classes
-from .reading import Finding, Found, Missing, check_option, in_rows, scored_tensor, wide
+from ..targets import check_without_callables, chosen_classes, in_rows
+from .reading import Finding, Found, Missing, check_option, scored_tensor, wide
 
 __all__ = ["SegmentationScore"]
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..targets import forgiving, score_function
+from ..targets import forgiving, mirrored, score_function
 from .reading import check_option, part_of, scored_tensor
 
 __all__ = ["PartScore", "RegressionScore", "SimilarityScore"]
@@ -167,6 +167,10 @@ class PartScore:
     def forgiving(self) -> "PartScore":
         """The same with targets that count what they do not find as 0."""
         return replace(self, targets=forgiving(self.targets))
+
+    def mirrored(self) -> "PartScore":
+        """For mirror images, as the targets say."""
+        return replace(self, targets=mirrored(self.targets))
 
     @property
     def _path(self) -> list[str | int]:
